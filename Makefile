@@ -1,0 +1,56 @@
+# The whole door: everything a developer or CI does goes through a target here.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+MODELS ?= .models
+ENGINE ?= engine
+PORT ?= 7997
+INSTALLED := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install models demo serve test lint format bench size check clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(INSTALLED)  ## make .venv with everything, the command at .venv/bin/bei
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[build,bench,dev]'
+	@touch $@
+
+models: install  ## fetch, verify, convert and cache the pinned test models
+	$(BIN)/python -m tests.models --output $(MODELS)
+
+demo: models  ## build a real model, serve it, query it, print the answer
+	$(BIN)/python examples/demo.py --models $(MODELS)
+
+serve: models  ## build MiniLM if needed and serve it on $(PORT)
+	@test -d $(ENGINE) || $(BIN)/bei build examples/all-minilm-l6-v2.yaml --output $(ENGINE)
+	$(BIN)/bei serve $(ENGINE) --port $(PORT)
+
+test: models  ## run every test; no network, no GPU
+	$(BIN)/python -m pytest
+
+lint: install  ## formatting, lint, types, layers, sizes
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python benchmarks/size.py
+
+format: install  ## format and fix what can be fixed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: models  ## the serving benchmark: reference, raw engine, HTTP, in one run
+	$(BIN)/python benchmarks/serving.py --models $(MODELS)
+
+size: install  ## lines per layer, and what exceeds the budget
+	$(BIN)/python benchmarks/size.py
+
+check: lint test  ## exactly what CI runs
+
+clean:  ## remove everything that was made here
+	rm -rf $(VENV) $(MODELS) $(ENGINE) dist .pytest_cache .ruff_cache .mypy_cache

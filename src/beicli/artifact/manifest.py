@@ -1,0 +1,128 @@
+"""`manifest.json`: what an engine directory holds, where it came from and what it needs.
+
+An engine directory may come from a stranger, so reading is strict: every field typed, none
+unknown, and the first thing looked at is the format version.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import pydantic
+
+from beicli.errors import ArtifactError
+from beicli.model.spec import ModelSpec
+
+FORMAT_VERSION = 1
+MANIFEST_NAME = "manifest.json"
+# A manifest lists a few dozen files; anything larger is not one.
+MAX_MANIFEST_BYTES = 4 * 1024 * 1024
+
+Backend = Literal["openvino"]
+Precision = Literal["f32", "bf16"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileEntry:
+    """One file of the directory."""
+
+    sha256: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """Where the checkpoint came from.
+
+    kind: `HF` or `LOCAL`; repo: as the configuration names it.
+    revision: as asked for; resolved_revision: the commit it stood for, None for a local folder.
+    """
+
+    kind: str
+    repo: str
+    revision: str | None
+    resolved_revision: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorInfo:
+    """An input or output of the compiled graph; a dimension that varies is named, not numbered."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What the engine accepts.
+
+    max_num_tokens: padded tokens in one forward pass. max_batch_size: sequences in one.
+    max_input_length: tokens of one input, the smaller of the model's window and max_num_tokens.
+    """
+
+    max_num_tokens: int
+    max_batch_size: int
+    max_input_length: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """The whole of `manifest.json`.
+
+    created_at: UTC, ISO 8601. build: the resolved `trt_llm.build` section, as plain values.
+    precision: what the engine computes in. cpu_features: what it needs of the CPU.
+    toolchain: versions of what built it. files: every file but the manifest, by relative path.
+    """
+
+    format_version: int
+    bei_version: str
+    created_at: str
+    name: str
+    source: Source
+    model: ModelSpec
+    build: Mapping[str, Any]
+    backend: Backend
+    precision: Precision
+    cpu_features: tuple[str, ...]
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+    limits: Limits
+    toolchain: Mapping[str, str]
+    files: Mapping[str, FileEntry]
+
+
+_ADAPTER = pydantic.TypeAdapter(Manifest)
+
+
+def dump_manifest(manifest: Manifest) -> str:
+    """Return the JSON text of `manifest`, indented, keys in field order."""
+    return json.dumps(asdict(manifest), indent=2, ensure_ascii=False) + "\n"
+
+
+def parse_manifest(text: str) -> Manifest:
+    """Read the JSON text of a manifest; raises ArtifactError saying which field is wrong."""
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        # Plain ValueError: a number of more digits than Python converts.
+        raise ArtifactError(
+            f"`{MANIFEST_NAME}` is not JSON: {error}", hint="rebuild the engine with `bei build`"
+        ) from error
+    version = data.get("format_version") if isinstance(data, dict) else None
+    if version != FORMAT_VERSION or isinstance(version, bool):
+        raise ArtifactError(
+            f"`{MANIFEST_NAME}` has format version {version!r}; this version of bei reads "
+            f"{FORMAT_VERSION}",
+            hint="rebuild the engine with `bei build`, or use the bei version that made it",
+        )
+    try:
+        return _ADAPTER.validate_json(text, strict=True, extra="forbid")
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise ArtifactError(
+            f"`{MANIFEST_NAME}`: `{place}`: {first['msg']}",
+            hint="the file was edited or written by something else; rebuild with `bei build`",
+        ) from error

@@ -1,0 +1,266 @@
+"""From a configuration to a finished engine directory, in five steps.
+
+fetch -> inspect -> export -> compile -> check; then the directory is renamed into place. The check
+runs the very engine that will serve, handed in by the caller, so the builder knows of it only what
+is in the directory.
+"""
+
+import importlib.metadata
+import json
+import platform
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from beicli import __version__
+from beicli.artifact.directory import EngineArtifact, seal_artifact, stage_artifact
+from beicli.artifact.manifest import (
+    FORMAT_VERSION,
+    Backend,
+    Limits,
+    Manifest,
+    Precision,
+    Source,
+    TensorInfo,
+)
+from beicli.builder import openvino
+from beicli.builder.accuracy import (
+    AccuracyReport,
+    Float32,
+    compare,
+    reference_embeddings,
+    require_accuracy,
+)
+from beicli.builder.checkpoint import Checkpoint, fetch_checkpoint
+from beicli.builder.graph import INPUTS, EmbeddingModule, export_onnx, load_module
+from beicli.builder.texts import GOLDEN_TEXTS, REFERENCE_TEXTS
+from beicli.config.load import LoadedConfig, to_dict, to_yaml
+from beicli.config.schema import BaseModel, CheckpointRepository, QuantizationType
+from beicli.errors import BuildError, UsageError
+from beicli.model.inspect import inspect_checkpoint
+from beicli.model.spec import ModelSpec, Pooling
+
+REPORT_NAME = "report.json"
+GOLDEN_NAME = "golden.npz"
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+_TOOLCHAIN = ("torch", "transformers", "onnx", "onnxscript", "openvino", "tokenizers", "numpy")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildOptions:
+    """What the command line says beside the configuration.
+
+    backend: None takes the one for the configured accelerator.
+    precision: None takes bf16 where the CPU computes it, else f32.
+    pooling: None takes the checkpoint's own.
+    """
+
+    output: Path
+    force: bool = False
+    offline: bool = False
+    backend: Backend | None = None
+    precision: Precision | None = None
+    pooling: Pooling | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BuildResult:
+    """A finished engine directory and how it compared."""
+
+    artifact: EngineArtifact
+    report: AccuracyReport
+
+
+class Progress(Protocol):
+    """Hears of the steps; the command line shows them."""
+
+    def started(self, step: str) -> None: ...
+
+    def finished(self, step: str, detail: str, duration_s: float) -> None: ...
+
+    def warn(self, message: str) -> None: ...
+
+
+Embed = Callable[[EngineArtifact, Sequence[str]], Float32]
+
+
+def build_engine(
+    loaded: LoadedConfig, options: BuildOptions, *, embed: Embed, progress: Progress
+) -> BuildResult:
+    """Build the engine that `loaded` describes and rename it to `options.output`.
+
+    embed: embeds texts with a finished directory, on the path that serves; [num_texts, dimension].
+    Raises a BeiError that names the step's problem; nothing is left behind then.
+    """
+    repository = _check_buildable(loaded, options, progress)
+    with stage_artifact(options.output, force=options.force) as staging:
+        with _step(progress, "Fetched") as say:
+            checkpoint = fetch_checkpoint(
+                repository, config_directory=loaded.path.parent, offline=options.offline
+            )
+            say(_describe_checkpoint(repository, checkpoint))
+        with _step(progress, "Inspected") as say:
+            spec = inspect_checkpoint(checkpoint.path, pooling=options.pooling)
+            say(_describe_spec(spec))
+        with _step(progress, "Exported") as say:
+            module = load_module(checkpoint.path, spec)
+            onnx_path = staging / "export" / "model.onnx"
+            onnx_path.parent.mkdir()
+            export_onnx(module, onnx_path)
+            say(f"{sum(p.numel() for p in module.parameters()) / 1e6:,.1f} M parameters")
+        with _step(progress, "Compiled") as say:
+            precision = openvino.choose_precision(options.precision)
+            outputs = openvino.convert(onnx_path, staging)
+            shutil.rmtree(onnx_path.parent)
+            say(_describe_precision(precision, asked=options.precision))
+        manifest = _manifest(loaded, _source(repository, checkpoint), spec, precision, outputs)
+        _copy_companions(staging, checkpoint.path, loaded)
+        seal_artifact(staging, manifest)
+        with _step(progress, "Checked") as say:
+            report = _check(staging, module, checkpoint.path, manifest, embed)
+            say(
+                f"cosine min {report.cosine_min:.6f}, mean {report.cosine_mean:.6f} "
+                f"over {report.num_texts} texts"
+            )
+        manifest = seal_artifact(staging, manifest)
+    return BuildResult(EngineArtifact(options.output, manifest), report)
+
+
+def _check_buildable(
+    loaded: LoadedConfig, options: BuildOptions, progress: Progress
+) -> CheckpointRepository:
+    build = loaded.config.trt_llm.build
+    accelerator = loaded.config.resources.accelerator
+    if accelerator and options.backend is None:
+        raise UsageError(
+            f"`resources.accelerator` is `{accelerator}`; this version builds for CPUs only",
+            hint="build for this CPU all the same with `--backend openvino`",
+        )
+    if build.base_model is BaseModel.DECODER:
+        raise UsageError(
+            "`trt_llm.build.base_model` is `decoder`, a model that generates text",
+            hint="embedding models use `encoder` or `encoder_bert`",
+        )
+    quantization = build.quantization_type
+    if quantization.value.startswith("fp"):
+        progress.warn(
+            f"`quantization_type: {quantization}` is not computed by CPUs; building without it"
+        )
+    elif quantization is not QuantizationType.NO_QUANT:
+        raise UsageError(
+            f"`quantization_type: {quantization}` cannot be built for CPUs",
+            hint="use `no_quant`, which computes in bf16 where the CPU can",
+        )
+    return build.checkpoint_repository
+
+
+def _check(
+    staging: Path, module: EmbeddingModule, checkpoint: Path, manifest: Manifest, embed: Embed
+) -> AccuracyReport:
+    """Compare the staged engine with the reference; write `report.json` and `golden.npz`."""
+    texts = REFERENCE_TEXTS
+    limit = manifest.limits.max_input_length
+    reference = reference_embeddings(
+        module, checkpoint, manifest.model, texts, max_input_length=limit
+    )
+    candidate = embed(EngineArtifact.open(staging), texts)
+    if candidate.shape != reference.shape:
+        raise BuildError(
+            f"the engine gives vectors of shape {candidate.shape}, the reference {reference.shape}"
+        )
+    report = compare(reference, candidate, texts, precision=manifest.precision)
+    require_accuracy(report)
+    text = json.dumps(asdict(report), indent=2, ensure_ascii=False) + "\n"
+    (staging / REPORT_NAME).write_text(text, encoding="utf-8")
+    golden = [texts.index(text) for text in GOLDEN_TEXTS]
+    np.savez_compressed(
+        staging / GOLDEN_NAME, texts=np.array(GOLDEN_TEXTS), embeddings=reference[golden]
+    )
+    return report
+
+
+def _manifest(
+    loaded: LoadedConfig,
+    source: Source,
+    spec: ModelSpec,
+    precision: Precision,
+    outputs: tuple[TensorInfo, ...],
+) -> Manifest:
+    build = loaded.config.trt_llm.build
+    resolved: dict[str, Any] = to_dict(loaded.config)
+    return Manifest(
+        format_version=FORMAT_VERSION,
+        bei_version=__version__,
+        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        name=source.repo.rstrip("/").rsplit("/", 1)[-1],
+        source=source,
+        model=spec,
+        build=resolved["trt_llm"]["build"],
+        backend="openvino",
+        precision=precision,
+        cpu_features=openvino.cpu_features(precision),
+        inputs=INPUTS,
+        outputs=outputs,
+        limits=Limits(
+            max_num_tokens=build.max_num_tokens,
+            max_batch_size=build.max_batch_size,
+            max_input_length=min(spec.max_input_length, build.max_num_tokens),
+        ),
+        toolchain={"python": platform.python_version()}
+        | {name: importlib.metadata.version(name) for name in _TOOLCHAIN},
+        files={},
+    )
+
+
+def _source(repository: CheckpointRepository, checkpoint: Checkpoint) -> Source:
+    return Source(
+        kind=repository.source.value,
+        repo=repository.repo,
+        revision=repository.revision,
+        resolved_revision=checkpoint.resolved_revision,
+    )
+
+
+def _copy_companions(staging: Path, checkpoint: Path, loaded: LoadedConfig) -> None:
+    (staging / "tokenizer").mkdir()
+    for name in _TOKENIZER_FILES:
+        if (checkpoint / name).is_file():
+            # The content only: a hub cache's files are links, often read-only.
+            shutil.copyfile(checkpoint / name, staging / "tokenizer" / name)
+    (staging / "config.yaml").write_text(to_yaml(loaded.config), encoding="utf-8")
+
+
+@contextmanager
+def _step(progress: Progress, name: str) -> Iterator[Callable[[str], None]]:
+    """Tell `progress` when a step starts and, if it ends well, what came of it."""
+    details: list[str] = []
+    started_at = time.monotonic()
+    progress.started(name)
+    yield details.append
+    progress.finished(name, details[-1], time.monotonic() - started_at)
+
+
+def _describe_checkpoint(repository: CheckpointRepository, checkpoint: Checkpoint) -> str:
+    revision = f"@{checkpoint.resolved_revision[:7]}" if checkpoint.resolved_revision else ""
+    return f"{repository.repo}{revision}, {checkpoint.size_bytes / 1e6:,.1f} MB"
+
+
+def _describe_spec(spec: ModelSpec) -> str:
+    return (
+        f"{spec.architecture}, pooling {spec.pooling}, {spec.embedding_dimension} dimensions, "
+        f"inputs up to {spec.max_input_length:,} tokens"
+    )
+
+
+def _describe_precision(precision: Precision, *, asked: Precision | None) -> str:
+    if asked is not None:
+        return f"OpenVINO, {precision} as asked"
+    why = "this CPU computes it" if precision == "bf16" else "this CPU has no bf16"
+    return f"OpenVINO, {precision}: {why}"

@@ -1,0 +1,56 @@
+"""ONNX to OpenVINO IR, and which precision this CPU computes."""
+
+from pathlib import Path
+
+from beicli.artifact.manifest import Precision, TensorInfo
+from beicli.errors import BuildError, UsageError
+from beicli.openvino_api import ov
+
+MODEL_FILE = "openvino/model.xml"
+
+
+def supports_bf16() -> bool:
+    """Whether this CPU multiplies in bf16 (AVX512_BF16 or AMX), rather than emulating it."""
+    return "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+def choose_precision(asked: Precision | None) -> Precision:
+    """bf16 where the CPU has it, else f32; refuse bf16 on a CPU without it."""
+    has_bf16 = supports_bf16()
+    if asked is None:
+        return "bf16" if has_bf16 else "f32"
+    if asked == "bf16" and not has_bf16:
+        raise UsageError(
+            "`--precision bf16` was asked for, but this CPU does not compute bf16",
+            hint="use `--precision f32`, or build on a CPU with AVX512_BF16 or AMX",
+        )
+    return asked
+
+
+def cpu_features(precision: Precision) -> tuple[str, ...]:
+    """What a CPU must have to serve this precision, as the manifest states it."""
+    return ("bf16",) if precision == "bf16" else ()
+
+
+def convert(onnx_path: Path, directory: Path) -> tuple[TensorInfo, ...]:
+    """Write the IR below `directory`, weights in float32; return what it gives out.
+
+    Precision is a hint when the IR is compiled, so every precision shares this file.
+    """
+    target = directory / MODEL_FILE
+    target.parent.mkdir()
+    try:
+        model = ov.Core().read_model(onnx_path)
+        ov.save_model(model, target, compress_to_fp16=False)
+    except RuntimeError as error:
+        raise BuildError(f"OpenVINO cannot read the exported graph: {error}") from error
+    return tuple(_describe(output) for output in model.outputs)
+
+
+def _describe(output: ov.Output) -> TensorInfo:
+    names = ("batch", "length")
+    shape = tuple(
+        names[i] if dimension.is_dynamic else dimension.get_length()
+        for i, dimension in enumerate(output.get_partial_shape())
+    )
+    return TensorInfo(name=output.get_any_name(), dtype="float32", shape=shape)

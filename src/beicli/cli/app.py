@@ -1,0 +1,52 @@
+"""The `bei` command: its subcommands, and the one place where failures become exit codes."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from beicli import __version__
+from beicli.cli.bench import bench
+from beicli.cli.build import build
+from beicli.cli.console import print_data, print_error
+from beicli.cli.serve import serve
+from beicli.errors import BeiError
+
+app = typer.Typer(
+    name="bei",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(build)
+app.command()(serve)
+app.command()(bench)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print_data(f"bei {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def bei(
+    *,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
+) -> None:
+    """Compile embedding models into versioned engines and serve them."""
+
+
+def main() -> None:
+    """Run the command line; an expected failure ends with its message and exit code."""
+    try:
+        app(prog_name="bei")
+    except BeiError as error:
+        print_error(error)
+        sys.exit(error.exit_code)

@@ -1,0 +1,95 @@
+"""`bei build`: from a configuration to an engine directory."""
+
+import signal
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from beicli.cli.console import StepProgress, needs_extra, print_data, print_json, print_warning
+
+
+def build(
+    config: Annotated[
+        Path, typer.Argument(help="A config.yaml, or a Truss directory that holds one.")
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", envvar="BEI_OUTPUT", help="Where the engine goes.")
+    ] = Path("engine"),
+    force: Annotated[
+        bool, typer.Option("--force", envvar="BEI_FORCE", help="Replace an existing engine.")
+    ] = False,
+    backend: Annotated[
+        Literal["openvino"] | None,
+        typer.Option(envvar="BEI_BACKEND", help="What to build for, whatever GPU is named."),
+    ] = None,
+    precision: Annotated[
+        Literal["auto", "f32", "bf16"],
+        typer.Option(
+            envvar="BEI_PRECISION",
+            help="What the engine computes in; auto is bf16 where the CPU has it.",
+        ),
+    ] = "auto",
+    pooling: Annotated[
+        Literal["cls", "mean", "last_token"] | None,
+        typer.Option(envvar="BEI_POOLING", help="Override the checkpoint's pooling."),
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            envvar="BEI_SET",
+            metavar="KEY.PATH=VALUE",
+            help="Override a configuration key.",
+        ),
+    ] = None,
+    offline: Annotated[
+        bool, typer.Option("--offline", envvar="BEI_OFFLINE", help="Use the local cache only.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", envvar="BEI_JSON", help="Print the result as JSON.")
+    ] = False,
+) -> None:
+    """Build an engine directory, checked against the float32 reference."""
+    from beicli.config.load import load_config
+
+    loaded = load_config(config, overrides=overrides or ())
+    with needs_extra():
+        from beicli.builder.build import BuildOptions, build_engine
+    from beicli.model.spec import Pooling
+    from beicli.pipeline.pipeline import embed_texts
+
+    # A terminated build cleans up as an interrupted one does.
+    signal.signal(signal.SIGTERM, _raise_interrupt)
+    options = BuildOptions(
+        output=output,
+        force=force,
+        offline=offline,
+        backend=backend,
+        precision=None if precision == "auto" else precision,
+        pooling=None if pooling is None else Pooling(pooling),
+    )
+    for problem in loaded.warnings:
+        print_warning(str(problem), problem.hint)
+    with StepProgress() as progress:
+        result = build_engine(loaded, options, embed=embed_texts, progress=progress)
+    if as_json:
+        manifest = result.artifact.manifest
+        print_json(
+            {
+                "path": str(output),
+                "name": manifest.name,
+                "backend": manifest.backend,
+                "precision": manifest.precision,
+                "source": asdict(manifest.source),
+                "limits": asdict(manifest.limits),
+                "report": asdict(result.report),
+            }
+        )
+    else:
+        print_data(str(output))
+
+
+def _raise_interrupt(signum: int, _frame: object) -> None:
+    raise SystemExit(128 + signum)

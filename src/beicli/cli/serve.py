@@ -1,0 +1,79 @@
+"""`bei serve`: an engine directory over HTTP."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from beicli.cli.console import say
+
+
+def serve(
+    engine: Annotated[Path, typer.Argument(help="An engine directory, as `bei build` makes it.")],
+    host: Annotated[
+        str, typer.Option(envvar="BEI_HOST", help="Address to listen on; 0.0.0.0 for all.")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(envvar="BEI_PORT", help="Port to listen on; 0 takes a free one.")
+    ] = 7997,
+    served_model_name: Annotated[
+        str | None,
+        typer.Option(envvar="BEI_SERVED_MODEL_NAME", help="What answers call the model."),
+    ] = None,
+    max_client_batch_size: Annotated[
+        int, typer.Option(envvar="BEI_MAX_CLIENT_BATCH_SIZE", min=1, help="Inputs in one request.")
+    ] = 128,
+    max_concurrent_requests: Annotated[
+        int,
+        typer.Option(
+            envvar="BEI_MAX_CONCURRENT_REQUESTS",
+            min=1,
+            help="Requests inside the server; the next is told to retry.",
+        ),
+    ] = 2048,
+    max_body_mib: Annotated[
+        int, typer.Option(envvar="BEI_MAX_BODY_MIB", min=1, help="Longest request body, in MiB.")
+    ] = 64,
+    drain_timeout_s: Annotated[
+        float,
+        typer.Option(
+            envvar="BEI_DRAIN_TIMEOUT_S", min=0, help="How long a stop waits for running requests."
+        ),
+    ] = 30.0,
+    num_slots: Annotated[
+        int | None,
+        typer.Option(envvar="BEI_NUM_SLOTS", min=1, help="Forward passes at the same time."),
+    ] = None,
+    num_threads: Annotated[
+        int | None,
+        typer.Option(envvar="BEI_NUM_THREADS", min=1, help="CPU threads over all slots."),
+    ] = None,
+) -> None:
+    """Serve an engine directory over HTTP until SIGTERM."""
+    from beicli.artifact.directory import EngineArtifact
+
+    artifact = EngineArtifact.open(engine)
+    from beicli.engine.load import EngineOptions
+    from beicli.server.options import ServerOptions
+    from beicli.server.run import run_server
+
+    options = ServerOptions(
+        host=host,
+        port=port,
+        served_model_name=served_model_name,
+        max_client_batch_size=max_client_batch_size,
+        max_concurrent_requests=max_concurrent_requests,
+        max_body_bytes=max_body_mib * 1024 * 1024,
+        drain_timeout_s=drain_timeout_s,
+        engine=EngineOptions(num_slots=num_slots, num_threads=num_threads),
+    )
+    manifest = artifact.manifest
+
+    def announce(url: str) -> None:
+        name = served_model_name or manifest.name
+        say(
+            f"Serving {name} ({manifest.model.task}, {manifest.precision}, inputs up to "
+            f"{manifest.limits.max_input_length:,} tokens) at {url}"
+        )
+
+    run_server(artifact, options, on_ready=announce)

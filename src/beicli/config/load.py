@@ -1,0 +1,111 @@
+"""Reads a Truss `config.yaml`, unchanged, into a checked `Config`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from beicli.config.dump import to_dict, to_yaml
+from beicli.config.overrides import apply_overrides
+from beicli.config.problems import ConfigProblem, config_error, describe_type
+from beicli.config.schema import Config
+from beicli.config.source import ConfigSource
+from beicli.config.validate import MINIMAL_CONFIG, validate
+from beicli.config.yaml_source import parse_yaml
+from beicli.errors import ConfigError
+
+__all__ = ["ConfigProblem", "LoadedConfig", "load_config", "to_dict", "to_yaml"]
+
+CONFIG_NAME = "config.yaml"
+
+# A config is a page of text; whoever names a weights file by mistake should not wait for it.
+MAX_SIZE_BYTES = 1_048_576
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedConfig:
+    """A checked config, the file it came from, and what is odd about it but no error."""
+
+    config: Config
+    path: Path
+    warnings: tuple[ConfigProblem, ...]
+
+
+def load_config(path: Path, *, overrides: Sequence[str] = ()) -> LoadedConfig:
+    """Read and check a config; `path` is the file, or the Truss directory that holds it.
+
+    overrides: `key.path=value`, in place of what the file says; see `apply_overrides`.
+    Raises ConfigError naming every problem at once, each with its line.
+    """
+    file_path, content = _read(path)
+    name = str(file_path)
+    document = parse_yaml(_decode(content, name), name=name)
+    root = document.value
+    if root is None and not overrides:
+        raise _file_error(f"`{name}` is empty", hint=f"the least it needs:\n\n{MINIMAL_CONFIG}")
+    if not isinstance(root, dict | None):
+        raise _file_error(
+            f"`{name}` should be a mapping of keys, found {describe_type(root)}",
+            hint=f"the least it needs:\n\n{MINIMAL_CONFIG}",
+        )
+    source = ConfigSource(root=root or {}, lines=document.lines)
+    source, override_problems = apply_overrides(source, overrides)
+    verdict = validate(source)
+    errors = sorted((*document.problems, *override_problems, *verdict.errors), key=_line_or_last)
+    if errors or verdict.config is None:
+        raise config_error(errors, name=name)
+    return LoadedConfig(config=verdict.config, path=file_path, warnings=verdict.warnings)
+
+
+def _line_or_last(problem: ConfigProblem) -> float:
+    return problem.line if problem.line is not None else float("inf")
+
+
+def _read(path: Path) -> tuple[Path, bytes]:
+    """The file itself, and as much of it as a config may have, plus one byte."""
+    try:
+        file_path = _find_file(path)
+        with file_path.open("rb") as file:
+            return file_path, file.read(MAX_SIZE_BYTES + 1)
+    except OSError as error:
+        raise _file_error(
+            f"cannot read `{path}`: {error.strerror}", hint="check that it is a readable file"
+        ) from error
+
+
+def _find_file(path: Path) -> Path:
+    file_path = path / CONFIG_NAME if path.is_dir() else path
+    if file_path.exists():
+        return file_path
+    if file_path.with_suffix(".yml").is_file():
+        raise _file_error(
+            "No truss configuration file ending in .yaml but found one ending in .yml."
+            " Did you mean to rename it?",
+            hint=f"`mv {file_path.with_suffix('.yml')} {file_path}`",
+        )
+    if path.is_dir():
+        raise _file_error(
+            f"directory `{path}` holds no `{CONFIG_NAME}`",
+            hint="name the file, or a Truss directory",
+        )
+    raise _file_error(f"there is no file `{path}`", hint="check the path of the config")
+
+
+def _decode(content: bytes, name: str) -> str:
+    if len(content) > MAX_SIZE_BYTES:
+        raise _file_error(
+            f"`{name}` is longer than {MAX_SIZE_BYTES} bytes, so it is no config",
+            hint=f"name the `{CONFIG_NAME}`",
+        )
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        byte = content[error.start]
+        raise _file_error(
+            f"`{name}` is not UTF-8: byte 0x{byte:02x}", hint="save it as UTF-8", line=line
+        ) from None
+
+
+def _file_error(message: str, *, hint: str, line: int | None = None) -> ConfigError:
+    problem = ConfigProblem(key_path="", line=line, message=message, hint=hint)
+    return config_error([problem], name="")

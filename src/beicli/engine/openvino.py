@@ -1,0 +1,109 @@
+"""OpenVINO on CPUs: several streams, one infer request each, padded batches."""
+
+import queue
+from typing import Self
+
+import numpy as np
+
+from beicli.artifact.directory import EngineArtifact
+from beicli.artifact.manifest import Manifest
+from beicli.engine.batch import Batch, EngineOutput
+from beicli.engine.cpu import available_cpus
+from beicli.errors import ArtifactError
+from beicli.openvino_api import ov
+
+# Padded tokens past which a batch gains nothing: 1,024 / 2,048 / 4,096 gave 388 / 397 / 349
+# texts/s on MiniLM (see benchmarks/LOG.md).
+PREFERRED_NUM_TOKENS = 2048
+MODEL_FILE = "openvino/model.xml"
+
+
+class OpenVinoEngine:
+    """A compiled OpenVINO model; `forward` may be called from `num_slots` threads."""
+
+    def __init__(self, compiled: ov.CompiledModel, manifest: Manifest, *, num_slots: int) -> None:
+        self._pad_token_id = manifest.model.pad_token_id
+        self._preferred_num_tokens = min(PREFERRED_NUM_TOKENS, manifest.limits.max_num_tokens)
+        self._num_slots = num_slots
+        self._compiled: ov.CompiledModel | None = compiled
+        self._free: queue.SimpleQueue[ov.InferRequest] = queue.SimpleQueue()
+        for _ in range(num_slots):
+            self._free.put(compiled.create_infer_request())
+
+    @classmethod
+    def load(
+        cls, artifact: EngineArtifact, *, num_slots: int | None, num_threads: int | None
+    ) -> Self:
+        """Compile the IR for this CPU in the precision its manifest names."""
+        manifest = artifact.manifest
+        core = ov.Core()
+        _check_precision(core, manifest)
+        threads = num_threads or available_cpus()
+        slots = num_slots or default_num_slots(threads)
+        # The hints of the IR's compile step: throughput comes from our own batches and slots,
+        # so OpenVINO gets exactly as many streams as we have threads calling it.
+        options = {
+            "INFERENCE_PRECISION_HINT": manifest.precision,
+            "NUM_STREAMS": str(slots),
+            "INFERENCE_NUM_THREADS": str(threads),
+            "ENABLE_CPU_PINNING": False,
+        }
+        try:
+            compiled = core.compile_model(
+                core.read_model(artifact.path / MODEL_FILE), "CPU", options
+            )
+        except RuntimeError as error:
+            raise ArtifactError(
+                f"OpenVINO cannot compile `{artifact.path / MODEL_FILE}`: {error}",
+                hint="rebuild the engine with `bei build` on this machine",
+            ) from error
+        return cls(compiled, manifest, num_slots=slots)
+
+    @property
+    def num_slots(self) -> int:
+        return self._num_slots
+
+    @property
+    def preferred_num_tokens(self) -> int:
+        return self._preferred_num_tokens
+
+    def forward(self, batch: Batch) -> EngineOutput:
+        """Run one batch on a free infer request."""
+        input_ids, attention_mask = batch.padded(self._pad_token_id)
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
+        request = self._free.get()
+        try:
+            # Without share_inputs a larger batch than the last fails: the old tensor is too small.
+            outputs = request.infer(inputs, share_inputs=True, share_outputs=True)
+            # The shared output is overwritten by the next call on this request: copy it out.
+            return EngineOutput(pooled=np.array(outputs[0], dtype=np.float32))
+        finally:
+            self._free.put(request)
+
+    def close(self) -> None:
+        """Drop the infer requests and the compiled model."""
+        while not self._free.empty():
+            self._free.get()
+        self._compiled = None
+
+
+def default_num_slots(num_threads: int) -> int:
+    """One thread a slot on small machines, up to four on large ones.
+
+    Streams of one thread lose nothing to synchronisation and hold up best beside other work; on
+    many cores a few threads a slot keep a lone text's latency low.
+    """
+    threads_per_slot = min(max(num_threads // 8, 1), 4)
+    return max(num_threads // threads_per_slot, 1)
+
+
+def _check_precision(core: ov.Core, manifest: Manifest) -> None:
+    if manifest.precision == "f32":
+        return
+    capabilities = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    if "BF16" not in capabilities:
+        raise ArtifactError(
+            "this engine computes in bf16, which this CPU does not have",
+            hint="rebuild here with `bei build --precision f32`, or serve on a CPU with "
+            "AVX512_BF16 or AMX",
+        )

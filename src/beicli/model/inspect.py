@@ -1,0 +1,233 @@
+"""Looks at a checkpoint's files and says what it is, or why it cannot be served.
+
+Nothing is loaded and no code of the checkpoint runs: these are JSON files and a directory listing.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from beicli.errors import CheckpointError, UnsupportedModelError
+from beicli.model.files import CheckpointFile, read_json
+from beicli.model.recipe import Recipe, read_recipe
+from beicli.model.spec import ModelSpec, Pooling, Task
+
+# These count positions from the padding id + 1, so the first rows of the table are never used.
+_OFFSET_MODEL_TYPES = frozenset(
+    {
+        "roberta",
+        "xlm-roberta",
+        "xlm-roberta-xl",
+        "camembert",
+        "data2vec-text",
+        "mpnet",
+        "longformer",
+        "roberta-prelayernorm",
+        "xmod",
+        "ibert",
+        "luke",
+    }
+)
+# Sentence Transformers has named this file after the model more than once; the order is TEI's.
+_SENTENCE_CONFIG_NAMES = (
+    "sentence_bert_config.json",
+    "sentence_roberta_config.json",
+    "sentence_distilbert_config.json",
+    "sentence_camembert_config.json",
+    "sentence_albert_config.json",
+    "sentence_xlm-roberta_config.json",
+    "sentence_xlnet_config.json",
+)
+# transformers writes 10**30 for "no limit".
+_NO_LIMIT = 1_000_000
+
+
+def inspect_checkpoint(directory: Path, *, pooling: Pooling | None = None) -> ModelSpec:
+    """Read what the checkpoint in `directory` is.
+
+    pooling: overrides the checkpoint's own, and stands in for missing pooling files.
+    Raises CheckpointError when a file is missing or wrong, UnsupportedModelError when the model
+    is of a kind that cannot be served; both name the file.
+    """
+    config = CheckpointFile.read(directory, "config.json")
+    model_type = config.get("model_type", str, "")
+    if not model_type:
+        raise CheckpointError("`config.json` has no `model_type`")
+    _refuse_quantized(config)
+    _check_weights(directory)
+    _check_tokenizer(directory)
+    recipe = read_recipe(directory, pooling=pooling)
+    architecture = _architecture(config, has_recipe=(directory / "modules.json").is_file())
+    hidden_size = config.require_count(_first_key(config, "hidden_size", "dim", "d_model"))
+    _check_dimensions(recipe, hidden_size)
+    vocab_size = config.require_count("vocab_size")
+    has_offset = model_type in _OFFSET_MODEL_TYPES
+    pad_token_id = _pad_token_id(config, vocab_size, default=1 if has_offset else 0)
+    offset = pad_token_id + 1 if has_offset else 0
+    positions = config.require_count(
+        _first_key(config, "max_position_embeddings", "max_trained_positions", "n_positions")
+    )
+    sentence_config = _sentence_config(directory)
+    prompts, default_prompt_name = _read_prompts(directory)
+    return ModelSpec(
+        architecture=architecture,
+        model_type=model_type,
+        task=Task.EMBEDDING,
+        pooling=recipe.pooling,
+        hidden_size=hidden_size,
+        embedding_dimension=recipe.dense[-1].out_features if recipe.dense else hidden_size,
+        num_hidden_layers=config.require_count(
+            _first_key(config, "num_hidden_layers", "n_layers", "num_layers")
+        ),
+        vocab_size=vocab_size,
+        max_position_embeddings=positions,
+        position_offset=offset,
+        max_input_length=_max_input_length(directory, sentence_config, positions - offset),
+        pad_token_id=pad_token_id,
+        normalize=recipe.normalize,
+        do_lower_case=sentence_config.get("do_lower_case", bool, False),
+        dense_modules=recipe.dense,
+        prompts=prompts,
+        default_prompt_name=default_prompt_name,
+        dtype=_dtype(config),
+    )
+
+
+def _architecture(config: CheckpointFile, *, has_recipe: bool) -> str:
+    names = config.values.get("architectures")
+    if not isinstance(names, list) or not names or not isinstance(names[0], str):
+        raise CheckpointError("`config.json` has no `architectures`, so its task is unknown")
+    name: str = names[0]
+    if config.values.get("is_encoder_decoder") is True:
+        raise UnsupportedModelError(
+            f"`config.json`: `{name}` is an encoder-decoder model",
+            hint="choose an encoder or a decoder-only embedding model",
+        )
+    if name.endswith("Classification"):
+        raise UnsupportedModelError(
+            f"`config.json`: `{name}` is a classifier; this version serves embedding models"
+        )
+    # Embedding models are often saved with their language-modelling head; the recipe decides.
+    if not name.endswith("Model") and not has_recipe:
+        raise UnsupportedModelError(
+            f"`config.json`: `{name}` is not an embedding model, and there is no `modules.json` "
+            "that makes it one",
+            hint="save it with sentence-transformers, which writes `modules.json`",
+        )
+    return name
+
+
+def _refuse_quantized(config: CheckpointFile) -> None:
+    for key in ("quantization_config", "quant_config"):
+        if config.values.get(key):
+            raise UnsupportedModelError(
+                f"`config.json` has `{key}`: the weights are quantised already",
+                hint="build from the 16 or 32 bit checkpoint it was made from",
+            )
+
+
+def _check_weights(directory: Path) -> None:
+    index = directory / "model.safetensors.index.json"
+    if index.is_file():
+        _check_shards(directory, index)
+        return
+    if (directory / "model.safetensors").is_file():
+        return
+    others = sorted(
+        path.name for path in directory.iterdir() if path.suffix in {".bin", ".pt", ".pth", ".h5"}
+    )
+    found = f"; found `{others[0]}`, which is never loaded: it can run code" if others else ""
+    raise CheckpointError(
+        f"the checkpoint has no `model.safetensors` (expected at "
+        f"`{directory / 'model.safetensors'}`){found}",
+        hint="convert it once, where you trust it: "
+        "`AutoModel.from_pretrained(PATH).save_pretrained(PATH)`",
+    )
+
+
+def _check_shards(directory: Path, index: Path) -> None:
+    values = read_json(index)
+    weight_map = values.get("weight_map") if isinstance(values, dict) else None
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(f"`{index}` has no `weight_map`")
+    for name in sorted({str(shard) for shard in weight_map.values()}):
+        if "/" in name or not name.endswith(".safetensors"):
+            raise CheckpointError(f"`{index}` names `{name}`, which is not a safetensors file")
+        if not (directory / name).is_file():
+            raise CheckpointError(f"`{index}` names `{name}`, which is missing")
+
+
+def _check_tokenizer(directory: Path) -> None:
+    path = directory / "tokenizer.json"
+    if not path.is_file():
+        raise CheckpointError(
+            f"the checkpoint has no `tokenizer.json` (expected at `{path}`)",
+            hint="only fast tokenizers are served: write one with "
+            "`AutoTokenizer.from_pretrained(PATH, use_fast=True).save_pretrained(PATH)`",
+        )
+
+
+def _pad_token_id(config: CheckpointFile, vocab_size: int, *, default: int) -> int:
+    """Return the padding id; default: what the model's class takes when the file does not say."""
+    pad_token_id = config.get("pad_token_id", int, default)
+    if not 0 <= pad_token_id < vocab_size:
+        raise CheckpointError(
+            f"`pad_token_id` in `config.json` is {pad_token_id}, outside the vocabulary of "
+            f"{vocab_size} tokens"
+        )
+    return pad_token_id
+
+
+def _check_dimensions(recipe: Recipe, hidden_size: int) -> None:
+    size = hidden_size
+    for module in recipe.dense:
+        if module.in_features != size:
+            raise CheckpointError(
+                f"`{module.path}/config.json` takes {module.in_features} features, but what comes "
+                f"before it gives {size}"
+            )
+        size = module.out_features
+
+
+def _max_input_length(directory: Path, sentence_config: CheckpointFile, positions: int) -> int:
+    """Tokens an input may have: the recipe's limit, else the tokenizer's, within the positions."""
+    if positions < 1:
+        raise CheckpointError("`config.json`: `max_position_embeddings` leaves no position to use")
+    limit = sentence_config.get("max_seq_length", int, 0)
+    if limit < 1:
+        tokenizer_config = CheckpointFile.read_optional(directory, "tokenizer_config.json")
+        stated = tokenizer_config.values.get("model_max_length")
+        limit = stated if isinstance(stated, int) and 0 < stated < _NO_LIMIT else positions
+    return min(limit, positions)
+
+
+def _sentence_config(directory: Path) -> CheckpointFile:
+    for name in _SENTENCE_CONFIG_NAMES:
+        if (directory / name).is_file():
+            return CheckpointFile.read(directory, name)
+    return CheckpointFile(_SENTENCE_CONFIG_NAMES[0], {})
+
+
+def _read_prompts(directory: Path) -> tuple[Mapping[str, str], str | None]:
+    file = CheckpointFile.read_optional(directory, "config_sentence_transformers.json")
+    prompts: Any = file.values.get("prompts") or {}
+    is_map = isinstance(prompts, dict) and all(isinstance(text, str) for text in prompts.values())
+    if not is_map:
+        raise CheckpointError(f"`prompts` in `{file.name}` is not a map from names to texts")
+    default = file.get("default_prompt_name", str, "") or None
+    if default is not None and default not in prompts:
+        raise CheckpointError(
+            f"`default_prompt_name` in `{file.name}` is `{default}`, which is none of its prompts: "
+            f"{', '.join(sorted(prompts)) or 'there are none'}"
+        )
+    return prompts, default
+
+
+def _dtype(config: CheckpointFile) -> str:
+    # transformers 5 renamed `torch_dtype` to `dtype`; both are about.
+    return config.get("dtype", str, "") or config.get("torch_dtype", str, "float32")
+
+
+def _first_key(config: CheckpointFile, *keys: str) -> str:
+    """Return the first key that `config` has, else the usual one for the complaint."""
+    return next((key for key in keys if config.values.get(key) is not None), keys[0])

@@ -1,0 +1,185 @@
+"""How a failure looks on the wire: one table from error class to the words of each API."""
+
+import logging
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import orjson
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from beicli.errors import (
+    BatchTooLargeError,
+    BeiError,
+    ContentTypeError,
+    EmptyInputError,
+    EngineError,
+    MalformedBodyError,
+    OverloadedError,
+    PayloadTooLargeError,
+    RequestError,
+    TokenizerError,
+    UnhealthyError,
+)
+
+logger = logging.getLogger(__name__)
+
+
+class UnknownRouteError(RequestError):
+    """Nothing is served at this path."""
+
+    http_status: ClassVar[int] = 404
+    error_type: ClassVar[str] = "NotFound"
+
+
+class MethodNotAllowedError(RequestError):
+    """The path exists, but not for this method; allow: the methods it takes."""
+
+    http_status: ClassVar[int] = 405
+    error_type: ClassVar[str] = "MethodNotAllowed"
+
+    def __init__(self, message: str, *, hint: str, allow: str) -> None:
+        super().__init__(message, hint=hint)
+        self.allow = allow
+
+
+class UnknownModelError(RequestError):
+    """A client asks about a model this server does not have."""
+
+    http_status: ClassVar[int] = 404
+    error_type: ClassVar[str] = "NotFound"
+
+
+class BodyTimeoutError(RequestError):
+    """A request body did not arrive in time."""
+
+    http_status: ClassVar[int] = 408
+
+
+class InternalError(BeiError):
+    """A bug: the log has the traceback, the client gets a number to ask about."""
+
+    http_status: ClassVar[int] = 500
+    error_type: ClassVar[str] = "Internal"
+
+
+class ClientLeftError(Exception):
+    """The client closed the connection; nobody reads an answer any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """What one class of error is called.
+
+    openai_type, code: `error.type` and `error.code` of the OpenAI shape; clients may match `code`.
+    failure: the `err` label of the metric `te_request_failure`.
+    """
+
+    openai_type: str
+    code: str
+    failure: str
+
+
+# A class that is not listed takes the words of its nearest base.
+WORDS: Mapping[type[BeiError], Words] = {
+    BeiError: Words("server_error", "internal_error", "internal"),
+    EngineError: Words("server_error", "engine_error", "inference"),
+    UnhealthyError: Words("server_error", "service_unavailable", "unhealthy"),
+    OverloadedError: Words("rate_limit_error", "rate_limit_exceeded", "overloaded"),
+    RequestError: Words("invalid_request_error", "invalid_value", "validation"),
+    EmptyInputError: Words("invalid_request_error", "empty_input", "validation"),
+    BatchTooLargeError: Words("invalid_request_error", "batch_too_large", "batch_size"),
+    PayloadTooLargeError: Words("invalid_request_error", "payload_too_large", "validation"),
+    MalformedBodyError: Words("invalid_request_error", "invalid_json", "validation"),
+    ContentTypeError: Words("invalid_request_error", "unsupported_media_type", "validation"),
+    BodyTimeoutError: Words("invalid_request_error", "request_timeout", "validation"),
+    TokenizerError: Words("invalid_request_error", "tokenizer_error", "tokenization"),
+    UnknownRouteError: Words("invalid_request_error", "unknown_url", "validation"),
+    MethodNotAllowedError: Words("invalid_request_error", "method_not_allowed", "validation"),
+    UnknownModelError: Words("invalid_request_error", "model_not_found", "validation"),
+}
+
+
+def words_for(error: BeiError) -> Words:
+    """Return the table's row for `error`'s class or its nearest base."""
+    return next(WORDS[base] for base in type(error).__mro__ if base in WORDS)
+
+
+def speaks_openai(path: str) -> bool:
+    """Whether errors at `path` take OpenAI's shape; all others take TEI's."""
+    return path.startswith("/v1/") or path == "/embeddings"
+
+
+def error_response(error: BeiError, *, path: str) -> Response:
+    """Return the answer to `error` in the shape that clients of `path` expect."""
+    headers: dict[str, str] = {}
+    if isinstance(error, OverloadedError):
+        headers["retry-after"] = "1"
+    if isinstance(error, MethodNotAllowedError):
+        headers["allow"] = error.allow
+    return Response(
+        orjson.dumps(_openai_body(error) if speaks_openai(path) else _tei_body(error)),
+        status_code=error.http_status,
+        headers=headers,
+        media_type="application/json",
+    )
+
+
+def _openai_body(error: BeiError) -> dict[str, Any]:
+    words = words_for(error)
+    body: dict[str, Any] = {
+        "message": error.message,
+        "type": words.openai_type,
+        "param": error.param if isinstance(error, RequestError) else None,
+        "code": words.code,
+    }
+    if error.hint is not None:
+        body["hint"] = error.hint
+    return {"error": body}
+
+
+def _tei_body(error: BeiError) -> dict[str, Any]:
+    body = {"error": error.message, "error_type": error.error_type}
+    if error.hint is not None:
+        body["hint"] = error.hint
+    return body
+
+
+class AnswerErrors:
+    """ASGI middleware: turns whatever escapes a route into an answer, and a bug into a log line."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        has_started = False
+
+        async def watched_send(message: Message) -> None:
+            nonlocal has_started
+            has_started = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watched_send)
+        except ClientLeftError:
+            return
+        except Exception as error:  # noqa: BLE001 - the boundary: no traceback reaches a client
+            answer = error if isinstance(error, BeiError) else _log_bug(error, scope)
+            if not has_started:
+                await error_response(answer, path=scope["path"])(scope, receive, send)
+
+
+def _log_bug(error: Exception, scope: Scope) -> InternalError:
+    request_id = secrets.token_hex(8)
+    logger.error(
+        "request %s failed: %s %s", request_id, scope["method"], scope["path"], exc_info=error
+    )
+    return InternalError(
+        f"internal error; request id {request_id}",
+        hint="this is a bug in bei: the server's log has the details under this id",
+    )

@@ -1,0 +1,27 @@
+"""What an operator may set about the server, with the values it has when nobody does."""
+
+from dataclasses import dataclass, field
+
+from beicli.engine.load import EngineOptions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerOptions:
+    """How the server listens, what it accepts, and how long it takes to stop.
+
+    port: 0 takes a free one. served_model_name: what answers call the model; None takes the
+        engine's own name.
+    max_client_batch_size: inputs in one request.
+    max_concurrent_requests: inference requests inside the server at once; the next gets 429.
+    max_body_bytes: 64 MiB hold 128 texts of half a megabyte, far beyond any model's window.
+    drain_timeout_s: how long running requests may go on after the server was told to stop.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 7997
+    served_model_name: str | None = None
+    max_client_batch_size: int = 128
+    max_concurrent_requests: int = 2048
+    max_body_bytes: int = 64 * 1024 * 1024
+    drain_timeout_s: float = 30.0
+    engine: EngineOptions = field(default_factory=EngineOptions)

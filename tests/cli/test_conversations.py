@@ -1,0 +1,229 @@
+"""What a user reads, word for word: exit code, stdout and stderr of whole commands."""
+
+import json
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from inline_snapshot import snapshot
+
+from beicli.cli.app import main
+
+Converse = Callable[..., str]
+
+CONFIG = """\
+trt_llm:
+  build:
+    base_model: encoder_bert
+    checkpoint_repository:
+      source: LOCAL
+      repo: checkpoint
+"""
+
+
+@pytest.fixture
+def converse(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Converse:
+    """Run `bei` in an empty directory; return exit code and output, its path filtered."""
+
+    def run(*arguments: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["bei", *arguments])
+        with pytest.raises(SystemExit) as ending:
+            main()
+        captured = capsys.readouterr()
+        text = f"exit code {ending.value.code}\n"
+        for name, content in (("stdout", captured.out), ("stderr", captured.err)):
+            if content:
+                text += f"--- {name}\n{content}"
+        return text.replace(str(tmp_path), "[DIRECTORY]")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("NO_COLOR", "1")
+    return run
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "config.yaml"
+    path.write_text(CONFIG, encoding="utf-8")
+    return path
+
+
+def test_bei_alone_shows_its_commands(converse: Converse) -> None:
+    assert converse() == snapshot("""\
+exit code 2
+--- stderr
+Usage: bei [OPTIONS] COMMAND [ARGS]...
+
+  Compile embedding models into versioned engines and serve them.
+
+Options:
+  --version             Print the version.
+  --install-completion  Install completion for the current shell.
+  --show-completion     Show completion for the current shell, to copy it or
+                        customize the installation.
+  -h, --help            Show this message and exit.
+
+Commands:
+  build  Build an engine directory, checked against the float32 reference.
+  serve  Serve an engine directory over HTTP until SIGTERM.
+  bench  Measure an embeddings server: texts per second, latency, errors.
+""")
+
+
+def test_an_unknown_command_is_a_usage_error(converse: Converse) -> None:
+    assert converse("biuld") == snapshot("""\
+exit code 2
+--- stderr
+Usage: bei [OPTIONS] COMMAND [ARGS]...
+Try 'bei -h' for help.
+
+Error: No such command 'biuld'. Did you mean 'build'?
+""")
+
+
+def test_every_problem_of_a_config_is_said_at_once(converse: Converse, config: Path) -> None:
+    config.write_text(
+        CONFIG + "    max_num_tokens: 64\n    max_batch_size: '8'\n    quantisation_type: fp8\n",
+        encoding="utf-8",
+    )
+
+    assert converse("build", "config.yaml") == snapshot("""\
+exit code 2
+--- stderr
+error: 3 problems in `config.yaml`
+  `trt_llm.build.max_num_tokens` (line 7): Input should be greater than 64
+  `trt_llm.build.max_batch_size` (line 8): Input should be a valid integer; write the number without quotes
+  unknown key `trt_llm.build.quantisation_type` (line 9); did you mean `quantization_type`?
+""")
+
+
+def test_a_config_that_is_not_yaml_is_named_with_its_line(converse: Converse, config: Path) -> None:
+    config.write_text("trt_llm:\n  build: {base_model: encoder\n", encoding="utf-8")
+
+    assert converse("build", "config.yaml") == snapshot("""\
+exit code 2
+--- stderr
+error: `config.yaml` is not valid YAML: while parsing a flow mapping, expected ',' or '}', but got '<stream end>' (line 3)
+""")
+
+
+def test_a_missing_checkpoint_folder_is_named(converse: Converse, config: Path) -> None:
+    assert converse("build", "config.yaml") == snapshot("""\
+exit code 1
+--- stderr
+error: the checkpoint folder `[DIRECTORY]/checkpoint` does not exist
+
+hint: `repo` of a LOCAL checkpoint is a path, relative to the configuration file
+""")
+
+
+def test_a_pickle_is_not_loaded_and_the_hint_says_how_to_convert(
+    converse: Converse, config: Path, tmp_path: Path
+) -> None:
+    checkpoint = tmp_path / "checkpoint"
+    checkpoint.mkdir()
+    settings = {"model_type": "bert", "architectures": ["BertModel"]}
+    (checkpoint / "config.json").write_text(json.dumps(settings), encoding="utf-8")
+    (checkpoint / "pytorch_model.bin").write_bytes(b"\x80\x02.")
+
+    said = converse("build", "config.yaml")
+
+    # The steps before carry a duration.
+    assert said[said.index("error:") :] == snapshot("""\
+error: the checkpoint has no `model.safetensors` (expected at `[DIRECTORY]/checkpoint/model.safetensors`); found `pytorch_model.bin`, which is never loaded: it can run code
+
+hint: convert it once, where you trust it: `AutoModel.from_pretrained(PATH).save_pretrained(PATH)`
+""")
+    assert [path.name for path in tmp_path.iterdir() if "engine" in path.name] == []
+
+
+def test_a_gpu_in_the_config_needs_a_word_from_the_user(converse: Converse, config: Path) -> None:
+    config.write_text("resources: {accelerator: L4}\n" + CONFIG, encoding="utf-8")
+
+    assert converse("build", "config.yaml") == snapshot("""\
+exit code 2
+--- stderr
+error: `resources.accelerator` is `L4`; this version builds for CPUs only
+
+hint: build for this CPU all the same with `--backend openvino`
+""")
+
+
+def test_a_folder_of_something_else_is_never_replaced(
+    converse: Converse, config: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "engine").mkdir()
+    (tmp_path / "engine" / "thesis.txt").touch()
+
+    assert converse("build", "config.yaml", "--force") == snapshot("""\
+exit code 2
+--- stderr
+error: `[DIRECTORY]/engine` exists and is not an engine directory, so it is never replaced
+
+hint: choose another `--output`
+""")
+    assert (tmp_path / "engine" / "thesis.txt").exists()
+
+
+def test_an_unknown_precision_lists_the_known_ones(converse: Converse, config: Path) -> None:
+    assert converse("build", "config.yaml", "--precision", "fp8") == snapshot("""\
+exit code 2
+--- stderr
+Usage: bei build [OPTIONS] {config}
+Try 'bei build -h' for help.
+
+Error: Invalid value for '--precision' (env var: 'BEI_PRECISION'): Value error, 'fp8' is not one of 'auto', 'f32', 'bf16'.
+""")
+
+
+def test_serving_nothing_says_how_to_make_an_engine(converse: Converse) -> None:
+    assert converse("serve", "engine") == snapshot("""\
+exit code 1
+--- stderr
+error: `engine` does not exist; an engine directory is wanted
+
+hint: make one with `bei build config.yaml --output ./engine`
+""")
+
+
+def test_serving_another_format_version_says_which_is_read(
+    converse: Converse, tmp_path: Path
+) -> None:
+    (tmp_path / "engine").mkdir()
+    (tmp_path / "engine" / "manifest.json").write_text('{"format_version": 7}', encoding="utf-8")
+
+    assert converse("serve", "engine") == snapshot("""\
+exit code 1
+--- stderr
+error: `manifest.json` has format version 7; this version of bei reads 1
+
+hint: rebuild the engine with `bei build`, or use the bei version that made it
+""")
+
+
+def test_bench_without_a_server_ends_at_once(converse: Converse) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = str(unused.getsockname()[1])
+        said = converse("bench", "--url", f"http://127.0.0.1:{port}", "--duration", "60")
+
+    assert said.replace(port, "[PORT]") == snapshot("""\
+exit code 1
+--- stderr
+error: the first request to `http://127.0.0.1:[PORT]/v1/embeddings` failed: connection_refused: nothing listens at 127.0.0.1:[PORT]
+
+hint: is the server running? try `bei serve`, or name another with `--url`
+""")
+
+
+def test_the_environment_sets_options(
+    converse: Converse, config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BEI_SET", "trt_llm.build.max_num_tokens=1")
+
+    assert "Input should be greater than 64" in converse("build", "config.yaml")

@@ -1,0 +1,236 @@
+import asyncio
+import threading
+import time
+from collections.abc import Awaitable, Callable, Sequence
+
+import numpy as np
+import pytest
+
+from beicli.engine.batch import Batch, EngineOutput, Int32
+from beicli.errors import EngineError, UnhealthyError
+from beicli.scheduler.queue import BatchLimits
+from beicli.scheduler.scheduler import BatchScheduler, FinishedBatch
+
+LIMITS = BatchLimits(max_num_tokens=256, max_batch_size=16, preferred_num_tokens=64)
+POISON = 666
+NOT_A_NUMBER = 777
+
+
+class FakeEngine:
+    """Answers each sequence with its first token id and its length."""
+
+    preferred_num_tokens = 64
+
+    def __init__(self, num_slots: int = 2) -> None:
+        self.num_slots = num_slots
+        self.gate = threading.Event()
+        self.gate.set()
+        self.batches: list[list[int]] = []
+        self.closed = False
+
+    def forward(self, batch: Batch) -> EngineOutput:
+        self.gate.wait(10)
+        parts = np.split(batch.input_ids, batch.cu_seqlens[1:-1])
+        self.batches.append([int(part[0]) for part in parts])
+        if any(POISON in part for part in parts):
+            raise RuntimeError("cannot compute 666")
+        rows = [[part[0], len(part)] for part in parts]
+        pooled = np.array(rows, dtype=np.float32)
+        pooled[pooled[:, 0] == NOT_A_NUMBER] = np.nan
+        return EngineOutput(pooled)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def ids(first: int, length: int = 4) -> Int32:
+    return np.full(length, first, dtype=np.int32)
+
+
+def run(
+    engine: FakeEngine,
+    scenario: Callable[[BatchScheduler], Awaitable[None]],
+    on_batch: Callable[[FinishedBatch], None] | None = None,
+) -> None:
+    async def main() -> None:
+        scheduler = BatchScheduler(engine, LIMITS, on_batch=on_batch)
+        try:
+            await scenario(scheduler)
+        finally:
+            engine.gate.set()
+            scheduler.close()
+
+    asyncio.run(main())
+
+
+async def first_values(scheduler: BatchScheduler, sequences: Sequence[Int32]) -> list[int]:
+    result = await scheduler.submit(sequences)
+    return [int(row[0]) for row in result.outputs]
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 5
+    while not condition():
+        assert time.monotonic() < deadline, "waited five seconds in vain"
+        await asyncio.sleep(0.001)
+
+
+def test_rows_come_back_in_the_order_of_the_request() -> None:
+    async def scenario(scheduler: BatchScheduler) -> None:
+        lengths = [3, 60, 1, 30, 2, 64, 7]
+        result = await scheduler.submit([ids(i, n) for i, n in enumerate(lengths)])
+        assert [row.tolist() for row in result.outputs] == [[i, n] for i, n in enumerate(lengths)]
+
+    run(FakeEngine(), scenario)
+
+
+def test_two_thousand_concurrent_requests_each_get_their_own_rows() -> None:
+    async def scenario(scheduler: BatchScheduler) -> None:
+        async def one(i: int) -> bool:
+            return await first_values(scheduler, [ids(1000 + i, 1 + i % 40)]) == [1000 + i]
+
+        assert all(await asyncio.gather(*[one(i) for i in range(2000)]))
+
+    run(FakeEngine(), scenario)
+
+
+def test_a_poisonous_input_fails_alone_and_its_batch_mates_get_their_answers() -> None:
+    async def scenario(scheduler: BatchScheduler) -> None:
+        good = [first_values(scheduler, [ids(i)]) for i in range(5)]
+        answers = await asyncio.gather(
+            *good, scheduler.submit([ids(POISON)]), return_exceptions=True
+        )
+        assert answers[:5] == [[i] for i in range(5)]
+        assert isinstance(answers[5], EngineError)
+        assert answers[5].message == "the engine could not compute input 0: RuntimeError"
+
+    run(FakeEngine(), scenario)
+
+
+def test_one_bad_input_fails_its_whole_request_with_its_index() -> None:
+    async def scenario(scheduler: BatchScheduler) -> None:
+        with pytest.raises(EngineError, match="input 2"):
+            await scheduler.submit([ids(1), ids(2), ids(POISON), ids(3)])
+
+    run(FakeEngine(), scenario)
+
+
+def test_not_a_number_is_an_error_and_not_an_answer() -> None:
+    async def scenario(scheduler: BatchScheduler) -> None:
+        answers = await asyncio.gather(
+            scheduler.submit([ids(NOT_A_NUMBER)]),
+            first_values(scheduler, [ids(5)]),
+            return_exceptions=True,
+        )
+        assert isinstance(answers[0], EngineError)
+        assert "not finite" in answers[0].message
+        assert answers[1] == [5]
+
+    run(FakeEngine(num_slots=1), scenario)
+
+
+def test_a_cancelled_request_is_taken_out_of_the_queue() -> None:
+    engine = FakeEngine(num_slots=1)
+    engine.gate.clear()
+
+    async def scenario(scheduler: BatchScheduler) -> None:
+        running = asyncio.create_task(first_values(scheduler, [ids(1)]))
+        await until(lambda: scheduler.stalled_for_s() > 0)
+        waiting = asyncio.create_task(first_values(scheduler, [ids(2)]))
+        await until(lambda: scheduler.num_waiting == 1)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        engine.gate.set()
+        assert await running == [1]
+        assert await first_values(scheduler, [ids(3)]) == [3]
+
+    run(engine, scenario)
+
+    assert engine.batches == [[1], [3]]
+
+
+def test_batches_fill_while_slots_are_busy() -> None:
+    engine = FakeEngine(num_slots=1)
+    engine.gate.clear()
+
+    async def scenario(scheduler: BatchScheduler) -> None:
+        tasks = [asyncio.create_task(first_values(scheduler, [ids(0)]))]
+        await until(lambda: scheduler.stalled_for_s() > 0)
+        tasks += [asyncio.create_task(first_values(scheduler, [ids(i)])) for i in range(1, 9)]
+        await until(lambda: scheduler.num_waiting == 8)
+        engine.gate.set()
+        await asyncio.gather(*tasks)
+
+    run(engine, scenario)
+
+    assert engine.batches == [[0], [1, 2, 3, 4, 5, 6, 7, 8]]
+
+
+def test_slots_run_at_the_same_time() -> None:
+    engine = FakeEngine(num_slots=2)
+    engine.gate.clear()
+
+    async def scenario(scheduler: BatchScheduler) -> None:
+        tasks = [asyncio.create_task(first_values(scheduler, [ids(i, 64)])) for i in range(2)]
+        await until(lambda: scheduler.num_waiting == 0 and scheduler.stalled_for_s() > 0)
+        engine.gate.set()
+        await asyncio.gather(*tasks)
+
+    run(engine, scenario)
+
+    assert sorted(engine.batches) == [[0], [1]]
+
+
+def test_closing_finishes_what_is_queued_and_then_frees_the_engine() -> None:
+    engine = FakeEngine(num_slots=1)
+
+    async def main() -> list[int]:
+        scheduler = BatchScheduler(engine, LIMITS)
+        task = asyncio.create_task(first_values(scheduler, [ids(i, 64) for i in range(5)]))
+        await until(lambda: bool(engine.batches) or scheduler.num_waiting > 0)
+        await asyncio.to_thread(scheduler.close)
+        with pytest.raises(UnhealthyError, match="shutting down"):
+            await scheduler.submit([ids(9)])
+        return await task
+
+    assert asyncio.run(main()) == [0, 1, 2, 3, 4]
+    assert engine.closed
+
+
+def test_the_heartbeat_grows_while_a_forward_pass_hangs_and_rests_when_idle() -> None:
+    engine = FakeEngine(num_slots=1)
+
+    async def scenario(scheduler: BatchScheduler) -> None:
+        assert scheduler.stalled_for_s() == 0
+        assert scheduler.last_forward_age_s() == float("inf")
+        engine.gate.clear()
+        task = asyncio.create_task(scheduler.submit([ids(1)]))
+        await until(lambda: scheduler.stalled_for_s() > 0.02)
+        engine.gate.set()
+        await task
+        await until(lambda: scheduler.stalled_for_s() == 0)
+        assert scheduler.last_forward_age_s() < 5
+
+    run(engine, scenario)
+
+
+def test_an_overlong_sequence_is_refused_at_the_door() -> None:
+    async def scenario(scheduler: BatchScheduler) -> None:
+        with pytest.raises(ValueError, match="257 tokens"):
+            await scheduler.submit([ids(1, 257)])
+
+    run(FakeEngine(), scenario)
+
+
+def test_observers_learn_of_padding() -> None:
+    seen: list[FinishedBatch] = []
+
+    async def scenario(scheduler: BatchScheduler) -> None:
+        await scheduler.submit([ids(1, 10), ids(2, 12)])
+        await until(lambda: bool(seen))
+
+    run(FakeEngine(num_slots=1), scenario, on_batch=seen.append)
+
+    assert [(b.num_sequences, b.num_tokens, b.num_padded_tokens) for b in seen] == [(2, 22, 24)]
+    assert seen[0].inference_s >= 0
