@@ -116,14 +116,15 @@ def test_a_missing_tokenizer_file_is_named(tmp_path: Path) -> None:
         Tokenizer.open(tmp_path, max_input_length=5)
 
 
-def test_a_pool_encodes_off_the_event_loop(tokenizer: Tokenizer) -> None:
+def test_a_pool_encodes_short_and_long_requests_alike(tokenizer: Tokenizer) -> None:
     pool = TokenizerPool(tokenizer, num_threads=2)
 
     async def many() -> list[list[int]]:
-        results = await asyncio.gather(*[pool.encode(["a"]) for _ in range(20)])
+        requests = [pool.encode(["a " * (1 + 700 * (i % 2))]) for i in range(20)]
+        results = await asyncio.gather(*requests)
         return [result[0].input_ids.tolist() for result in results]
 
     try:
-        assert asyncio.run(many()) == [[CLS, 4, SEP]] * 20
+        assert asyncio.run(many()) == [[CLS, 4, SEP], [CLS, 4, 4, 4, SEP]] * 10
     finally:
         pool.close()

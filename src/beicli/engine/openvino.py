@@ -12,9 +12,10 @@ from beicli.engine.cpu import available_cpus
 from beicli.errors import ArtifactError
 from beicli.openvino_api import ov
 
-# Padded tokens past which a batch gains nothing: 1,024 / 2,048 / 4,096 gave 388 / 397 / 349
-# texts/s on MiniLM (see benchmarks/LOG.md).
-PREFERRED_NUM_TOKENS = 2048
+# Padded tokens past which a batch gains next to nothing: one thread computed 8.06, 8.17 and 7.36
+# thousand tokens/s at 1,024, 2,048 and 4,096 of them (benchmarks/LOG.md). The smaller batch also
+# ends sooner, for whoever waits behind it.
+PREFERRED_NUM_TOKENS = 1024
 MODEL_FILE = "openvino/model.xml"
 
 
