@@ -1,5 +1,6 @@
 """What a user reads, word for word: exit code, stdout and stderr of whole commands."""
 
+import errno
 import json
 import socket
 import sys
@@ -227,3 +228,18 @@ def test_the_environment_sets_options(
     monkeypatch.setenv("BEI_SET", "trt_llm.build.max_num_tokens=1")
 
     assert "Input should be greater than 64" in converse("build", "config.yaml")
+
+
+def test_a_full_disk_is_said_in_one_sentence(
+    converse: Converse, config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "engine/model.bin")
+
+    monkeypatch.setattr("beicli.config.load.load_config", fail)
+
+    assert converse("build", "config.yaml") == snapshot("""\
+exit code 1
+--- stderr
+error: cannot write `engine/model.bin`: No space left on device
+""")

@@ -100,6 +100,7 @@ def build_engine(
     Raises a BeiError that names the step's problem; nothing is left behind then.
     """
     repository = _check_buildable(loaded, options, progress)
+    precision = openvino.choose_precision(options.precision)
     with stage_artifact(options.output, force=options.force) as staging:
         with _step(progress, "Fetched") as say:
             checkpoint = fetch_checkpoint(
@@ -116,7 +117,6 @@ def build_engine(
             export_onnx(module, onnx_path)
             say(f"{sum(p.numel() for p in module.parameters()) / 1e6:,.1f} M parameters")
         with _step(progress, "Compiled") as say:
-            precision = openvino.choose_precision(options.precision)
             outputs = openvino.convert(onnx_path, staging)
             shutil.rmtree(onnx_path.parent)
             say(_describe_precision(precision, asked=options.precision))

@@ -1,5 +1,6 @@
 """The `bei` command: its subcommands, and the one place where failures become exit codes."""
 
+import errno
 import sys
 from typing import Annotated
 
@@ -11,6 +12,9 @@ from beicli.cli.build import build
 from beicli.cli.console import print_data, print_error
 from beicli.cli.serve import serve
 from beicli.errors import BeiError
+
+# These can meet any write, and none of them is a bug of whoever writes.
+_DISK_TROUBLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 
 app = typer.Typer(
     name="bei",
@@ -50,3 +54,8 @@ def main() -> None:
     except BeiError as error:
         print_error(error)
         sys.exit(error.exit_code)
+    except OSError as error:
+        if error.errno not in _DISK_TROUBLE:
+            raise
+        print_error(BeiError(f"cannot write `{error.filename}`: {error.strerror}"))
+        sys.exit(1)

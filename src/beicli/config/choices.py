@@ -91,7 +91,7 @@ class AcceleratorSpec:
 
     def __str__(self) -> str:
         """The spelling the config uses."""
-        return self.accelerator if self.count == 1 else f"{self.accelerator}:{self.count}"
+        return self.accelerator.value if self.count == 1 else f"{self.accelerator}:{self.count}"
 
 
 DefaultRoute = Literal["/v1/embeddings", "/v1/systemone", "/rerank", "/predict", "/predict_tokens"]

@@ -1,0 +1,199 @@
+import json
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from beicli.builder.accuracy import (
+    MIN_COSINE,
+    NUM_WORST_TEXTS,
+    AccuracyReport,
+    Float32,
+    compare,
+    neighbour_overlap,
+    require_accuracy,
+)
+from beicli.errors import AccuracyError
+
+NUM_TEXTS = 40
+TEXTS = [f"text number {number}" for number in range(NUM_TEXTS)]
+
+
+def unit_vectors(seed: int, num_vectors: int = NUM_TEXTS) -> Float32:
+    rows = np.random.default_rng(seed).normal(size=(num_vectors, 16))
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+def rotated(vectors: Float32, row: int, degrees: float) -> Float32:
+    """Turn one row by an angle, in the plane it spans with some direction across it."""
+    across = np.random.default_rng(1).normal(size=vectors.shape[1])
+    across -= vectors[row] * (across @ vectors[row])
+    across /= np.linalg.norm(across)
+    angle = np.radians(degrees)
+    turned = vectors.copy()
+    turned[row] = np.cos(angle) * vectors[row] + np.sin(angle) * across
+    return turned
+
+
+def test_an_engine_that_says_the_same_agrees_fully() -> None:
+    vectors = unit_vectors(0)
+
+    report = compare(vectors, vectors, TEXTS, precision="f32")
+
+    assert report.num_texts == NUM_TEXTS
+    assert report.cosine_min == pytest.approx(1, abs=1e-6)
+    assert report.cosine_mean == pytest.approx(1, abs=1e-6)
+    assert report.neighbour_overlap == 1
+    assert report.max_abs_difference == 0
+    assert report.passed
+    require_accuracy(report)
+
+
+def test_one_vector_off_is_found_and_its_text_named() -> None:
+    vectors = unit_vectors(0)
+
+    report = compare(vectors, rotated(vectors, 17, degrees=3), TEXTS, precision="f32")
+
+    assert report.cosine_min == pytest.approx(np.cos(np.radians(3)), abs=1e-6)
+    assert report.worst_texts[0].text == "text number 17"
+    with pytest.raises(AccuracyError, match="'text number 17'") as raised:
+        require_accuracy(report)
+    assert "cosine 0.998630" in raised.value.message
+    assert f"at least {MIN_COSINE['f32']} is wanted" in raised.value.message
+
+
+@pytest.mark.parametrize(
+    ("precision", "degrees", "passes"),
+    [("f32", 0.7, True), ("f32", 1.0, False), ("bf16", 2.4, True), ("bf16", 2.7, False)],
+)
+def test_each_precision_has_its_own_limit(precision: str, degrees: float, *, passes: bool) -> None:
+    # The cosines are 0.99993, 0.99985, 0.9991 and 0.9989.
+    vectors = unit_vectors(0)
+
+    report = compare(vectors, rotated(vectors, 3, degrees), TEXTS, precision=precision)
+
+    assert report.passed is passes
+
+
+def test_a_bf16_engine_that_fails_is_told_of_f32() -> None:
+    vectors = unit_vectors(0)
+    report = compare(vectors, rotated(vectors, 0, degrees=5), TEXTS, precision="bf16")
+
+    with pytest.raises(AccuracyError) as raised:
+        require_accuracy(report)
+
+    assert "--precision f32" in str(raised.value.hint)
+
+
+def test_a_f32_engine_that_fails_is_not_told_of_f32() -> None:
+    vectors = unit_vectors(0)
+    report = compare(vectors, rotated(vectors, 0, degrees=5), TEXTS, precision="f32")
+
+    with pytest.raises(AccuracyError) as raised:
+        require_accuracy(report)
+
+    assert "--precision" not in str(raised.value.hint)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 0.0])
+def test_rows_that_are_no_vectors_are_the_worst_of_all(value: float) -> None:
+    vectors = unit_vectors(0)
+    broken = rotated(vectors, 3, degrees=2)
+    broken[21] = value
+
+    with np.errstate(invalid="ignore"):
+        report = compare(vectors, broken, TEXTS, precision="f32")
+
+    assert report.worst_texts[0].text == "text number 21"
+    assert not report.passed
+
+
+def test_the_worst_texts_come_worst_first() -> None:
+    vectors = unit_vectors(0)
+    candidate = vectors
+    for row in range(NUM_WORST_TEXTS + 2):
+        candidate = rotated(candidate, row, degrees=row)
+
+    worst = compare(vectors, candidate, TEXTS, precision="f32").worst_texts
+
+    assert [agreement.text for agreement in worst] == [
+        f"text number {row}" for row in range(NUM_WORST_TEXTS + 1, 1, -1)
+    ]
+    assert [agreement.cosine for agreement in worst] == sorted(
+        agreement.cosine for agreement in worst
+    )
+
+
+def test_long_texts_are_cut_in_the_report() -> None:
+    vectors = unit_vectors(0, num_vectors=2)
+
+    report = compare(vectors, vectors, ["x" * 10_000, "y"], precision="f32")
+
+    assert max(len(agreement.text) for agreement in report.worst_texts) == 80
+
+
+def test_mean_and_first_percentile_are_over_the_texts() -> None:
+    vectors = unit_vectors(0, num_vectors=101)
+    candidate = rotated(vectors, 0, degrees=60)
+
+    report = compare(vectors, candidate, ["text"] * 101, precision="f32")
+
+    assert report.cosine_min == pytest.approx(0.5, abs=1e-6)
+    assert report.cosine_mean == pytest.approx((100 + 0.5) / 101, abs=1e-6)
+    assert report.cosine_first_percentile == pytest.approx(1, abs=1e-6)
+
+
+def test_max_abs_difference_is_over_all_components() -> None:
+    vectors = unit_vectors(0)
+    candidate = vectors.copy()
+    candidate[5, 3] += 0.25
+
+    report = compare(vectors, candidate, TEXTS, precision="f32")
+
+    assert report.max_abs_difference == pytest.approx(0.25, abs=1e-6)
+
+
+def test_a_report_is_plain_json() -> None:
+    report = compare(unit_vectors(0), unit_vectors(1), TEXTS, precision="bf16")
+
+    data = json.loads(json.dumps(asdict(report), allow_nan=False))
+
+    assert list(data) == list(AccuracyReport.__dataclass_fields__)
+    assert data["worst_texts"][0]["cosine"] == report.cosine_min
+
+
+def test_a_report_passes_at_its_limit() -> None:
+    report = compare(unit_vectors(0), unit_vectors(0), TEXTS, precision="f32")
+
+    assert replace(report, cosine_min=report.cosine_min_allowed).passed
+
+
+def test_neighbours_that_all_changed_overlap_not_at_all() -> None:
+    # A grid of 11 x 11 texts: those of one row point the same way, then those of one column do,
+    # so each text has ten nearest and shares none of them.
+    by_row = np.repeat(np.eye(11, dtype=np.float32), 11, axis=0)
+    by_column = np.tile(np.eye(11, dtype=np.float32), (11, 1))
+
+    assert neighbour_overlap(by_row, by_row) == 1
+    assert neighbour_overlap(by_row, by_column) == 0
+
+
+@given(st.integers(0, 100), st.integers(1, 30))
+def test_neighbour_overlap_is_a_share_and_full_with_itself(seed: int, num_vectors: int) -> None:
+    vectors, others = unit_vectors(seed, num_vectors), unit_vectors(seed + 1, num_vectors)
+
+    assert neighbour_overlap(vectors, vectors) == 1
+    assert 0 <= neighbour_overlap(vectors, others) <= 1
+
+
+@given(st.integers(0, 100))
+def test_neighbour_overlap_does_not_depend_on_the_axes(seed: int) -> None:
+    vectors = unit_vectors(seed)
+    turn, _ = np.linalg.qr(np.random.default_rng(seed).normal(size=(16, 16)))
+
+    turned = (vectors.astype(np.float64) @ turn).astype(np.float32)
+
+    # Not exactly: rounding may swap two neighbours that are equally near.
+    assert neighbour_overlap(vectors, turned) > 0.99

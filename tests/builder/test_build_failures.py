@@ -1,0 +1,202 @@
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.builder.builds import (
+    STEPS,
+    Finished,
+    Recorder,
+    run_build,
+    with_accelerator,
+    with_build,
+    write_config,
+)
+
+from beicli.artifact.directory import EngineArtifact
+from beicli.builder import build, openvino
+from beicli.builder.accuracy import Float32
+from beicli.builder.graph import EmbeddingModule, load_module
+from beicli.builder.texts import REFERENCE_TEXTS
+from beicli.config.load import LoadedConfig
+from beicli.config.schema import BaseModel
+from beicli.errors import (
+    AccuracyError,
+    ArtifactError,
+    BuildError,
+    CheckpointError,
+    UnsupportedModelError,
+    UsageError,
+)
+from beicli.pipeline.pipeline import embed_texts
+
+
+def embed_noise(artifact: EngineArtifact, texts: Sequence[str]) -> Float32:
+    rows = np.random.default_rng(0).normal(size=(len(texts), 32))
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+def embed_one_wrong(artifact: EngineArtifact, texts: Sequence[str]) -> Float32:
+    embeddings = embed_texts(artifact, texts)
+    embeddings[3] = -embeddings[3]
+    return embeddings
+
+
+def embed_too_few_dimensions(artifact: EngineArtifact, texts: Sequence[str]) -> Float32:
+    return embed_texts(artifact, texts)[:, :8]
+
+
+def embed_with_a_broken_engine(artifact: EngineArtifact, texts: Sequence[str]) -> Float32:
+    raise ArtifactError("the engine does not load")
+
+
+@pytest.mark.usefixtures("quick_export")
+@pytest.mark.parametrize(
+    ("embed", "error", "message"),
+    [
+        (embed_noise, AccuracyError, "disagrees with the float32 reference"),
+        (embed_one_wrong, AccuracyError, repr(REFERENCE_TEXTS[3])),
+        (embed_too_few_dimensions, BuildError, "gives vectors of shape"),
+        (embed_with_a_broken_engine, ArtifactError, "does not load"),
+    ],
+)
+def test_an_engine_that_fails_its_check_is_not_kept(
+    loaded: LoadedConfig, tmp_path: Path, embed: Any, error: type[BuildError], message: str
+) -> None:
+    progress = Recorder()
+
+    with pytest.raises(error, match=message):
+        run_build(loaded, tmp_path / "engine", embed=embed, progress=progress)
+
+    assert progress.started_steps == STEPS
+    assert progress.finished_steps == STEPS[:-1]
+    assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
+
+
+@pytest.mark.usefixtures("quick_export")
+def test_a_failed_check_leaves_the_engine_that_was_to_be_replaced(
+    loaded: LoadedConfig, finished: Finished, tmp_path: Path
+) -> None:
+    engine = shutil.copytree(finished.path, tmp_path / "engine")
+
+    with pytest.raises(AccuracyError):
+        run_build(loaded, engine, embed=embed_noise, force=True)
+
+    assert EngineArtifact.open(engine).manifest == finished.result.artifact.manifest
+
+
+@pytest.mark.usefixtures("quick_export")
+def test_a_checkpoint_with_a_damaged_tokenizer_is_a_build_error(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    checkpoint = shutil.copytree(tiny_checkpoint, tmp_path / "damaged")
+    (checkpoint / "tokenizer.json").write_text("{}")
+
+    with pytest.raises(BuildError, match="cannot load the tokenizer"):
+        run_build(write_config(tmp_path, checkpoint), tmp_path / "engine")
+
+    assert not (tmp_path / "engine").exists()
+
+
+@pytest.mark.usefixtures("quick_export")
+def test_a_checkpoint_whose_weights_are_no_numbers_is_a_build_error(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load_broken(directory: Path, spec: Any) -> EmbeddingModule:
+        module = load_module(directory, spec)
+        next(module.parameters()).data.fill_(float("nan"))
+        return module
+
+    monkeypatch.setattr(build, "load_module", load_broken)
+
+    with pytest.raises(BuildError, match="reference itself gives numbers that are not finite"):
+        run_build(write_config(tmp_path, tiny_checkpoint), tmp_path / "engine")
+
+
+def test_a_configured_accelerator_is_refused_with_the_way_around(
+    loaded: LoadedConfig, tmp_path: Path
+) -> None:
+    progress = Recorder()
+
+    with pytest.raises(UsageError, match=r"`resources\.accelerator` is `L4`") as raised:
+        run_build(with_accelerator(loaded), tmp_path / "engine", progress=progress)
+
+    assert "--backend openvino" in str(raised.value.hint)
+    assert progress.started_steps == []
+
+
+def test_a_decoder_is_refused(loaded: LoadedConfig, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="`decoder`, a model that generates text") as raised:
+        run_build(with_build(loaded, base_model=BaseModel.DECODER), tmp_path / "engine")
+
+    assert "`encoder_bert`" in str(raised.value.hint)
+
+
+@pytest.mark.parametrize("kind", ["weights_int8", "smooth_quant", "weights_int4"])
+def test_eight_and_four_bit_are_refused(loaded: LoadedConfig, tmp_path: Path, kind: str) -> None:
+    with pytest.raises(UsageError, match=f"`quantization_type: {kind}` cannot be built"):
+        run_build(with_build(loaded, quantization_type=kind), tmp_path / "engine")
+
+
+def test_bf16_on_a_cpu_without_it_is_refused_before_the_long_steps(
+    loaded: LoadedConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(openvino, "supports_bf16", lambda: False)
+    progress = Recorder()
+
+    with pytest.raises(UsageError, match="does not compute bf16"):
+        run_build(loaded, tmp_path / "engine", precision="bf16", progress=progress)
+
+    assert progress.started_steps == []
+
+
+def test_an_existing_output_is_refused_before_the_long_steps(
+    loaded: LoadedConfig, finished: Finished
+) -> None:
+    progress = Recorder()
+
+    with pytest.raises(UsageError, match="already holds an engine"):
+        run_build(loaded, finished.path, progress=progress)
+
+    assert progress.started_steps == []
+    assert EngineArtifact.open(finished.path) == finished.result.artifact
+
+
+def test_a_checkpoint_that_is_not_there_leaves_nothing(tmp_path: Path) -> None:
+    progress = Recorder()
+
+    with pytest.raises(CheckpointError, match="does not exist"):
+        run_build(write_config(tmp_path, "nowhere"), tmp_path / "engine", progress=progress)
+
+    assert (progress.started_steps, progress.finished_steps) == (["Fetched"], [])
+    assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
+
+
+def test_a_model_that_cannot_be_served_leaves_nothing(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    checkpoint = shutil.copytree(tiny_checkpoint, tmp_path / "max-pooling")
+    (checkpoint / "1_Pooling" / "config.json").write_text('{"pooling_mode": "max"}')
+    loaded = write_config(tmp_path, checkpoint)
+
+    with pytest.raises(UnsupportedModelError, match="asks for pooling max"):
+        run_build(loaded, tmp_path / "engine")
+
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.yaml", "max-pooling"]
+
+
+def test_an_interrupted_build_leaves_nothing(
+    loaded: LoadedConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(module: EmbeddingModule, path: Path) -> None:
+        path.write_bytes(b"half a graph")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(build, "export_onnx", interrupt)
+
+    with pytest.raises(KeyboardInterrupt):
+        run_build(loaded, tmp_path / "engine")
+
+    assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]

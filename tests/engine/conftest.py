@@ -1,0 +1,28 @@
+"""A real engine of a tiny model, compiled once a test run."""
+
+import shutil
+from dataclasses import replace
+
+import pytest
+from tests.artifact.engines import MANIFEST
+from tests.builder.tiny_models import save_checkpoint, tiny_bert
+
+from beicli.artifact.directory import EngineArtifact, seal_artifact, stage_artifact
+from beicli.builder import openvino
+from beicli.builder.graph import INPUTS, export_onnx, load_module
+from beicli.model.inspect import inspect_checkpoint
+
+
+@pytest.fixture(scope="session")
+def artifact(tmp_path_factory: pytest.TempPathFactory) -> EngineArtifact:
+    """A float32 engine, without the check a real build ends in."""
+    directory = tmp_path_factory.mktemp("tiny-bert")
+    checkpoint = save_checkpoint(directory / "checkpoint", tiny_bert())
+    spec = inspect_checkpoint(checkpoint)
+    export_onnx(load_module(checkpoint, spec), directory / "model.onnx")
+    with stage_artifact(directory / "engine") as staging:
+        outputs = openvino.convert(directory / "model.onnx", staging)
+        (staging / "tokenizer").mkdir()
+        shutil.copy(checkpoint / "tokenizer.json", staging / "tokenizer")
+        seal_artifact(staging, replace(MANIFEST, model=spec, inputs=INPUTS, outputs=outputs))
+    return EngineArtifact.open(directory / "engine")
