@@ -7,36 +7,29 @@ so whoever gets a connection gets an answer.
 import asyncio
 import errno
 import logging
+import resource
 import signal
 import socket
 import threading
 from collections.abc import Callable
 from contextlib import closing
 
-import hypercorn.asyncio
-from hypercorn.config import Config
-
 from beicli.artifact.directory import EngineArtifact
-from beicli.engine.load import load_engine
 from beicli.errors import EngineError, ServerStartError
-from beicli.pipeline.pipeline import InferencePipeline, open_tokenizer
+from beicli.pipeline.pipeline import InferencePipeline
 from beicli.server.app import create_app
+from beicli.server.connections import BACKLOG, Connections
 from beicli.server.exchange import Admission
 from beicli.server.metrics import ServerMetrics
 from beicli.server.options import ServerOptions
 
 logger = logging.getLogger(__name__)
 
-# Connections the kernel keeps while the event loop is busy: a burst of as many clients as may be
-# served at once finds room. The kernel lowers it to net.core.somaxconn.
-BACKLOG = 2048
 MAX_PORT = 65535
-# Longer than the 60 s after which common load balancers drop an idle connection, so that it is
-# never this side that closes one while a request is on its way.
-KEEP_ALIVE_TIMEOUT_S = 75.0
+# Many shells allow 1,024, which is less than the requests that may be served at once.
+MAX_OPEN_FILES = 65536
 # After the drain's end: time for the last answers to be written, and for a forward pass to end.
 CLOSE_TIMEOUT_S = 5.0
-ABORT_TIMEOUT_S = 0.5
 
 
 class Lifecycle:
@@ -74,6 +67,7 @@ def run_server(
         on_ready(url)
 
     lifecycle = Lifecycle(on_ready=announce)
+    _allow_many_connections()
     asyncio.run(serve(artifact, options, lifecycle))
 
 
@@ -81,7 +75,10 @@ async def serve(artifact: EngineArtifact, options: ServerOptions, lifecycle: Lif
     """As `run_server`, on the running event loop and without signals."""
     with closing(bind_socket(options.host, options.port)) as listener:
         metrics = ServerMetrics()
-        pipeline = await _open_pipeline(artifact, options, metrics)
+        # Loading the tokenizer in a thread beside the engine was tried: it saves nothing.
+        pipeline = InferencePipeline.open(
+            artifact, options=options.engine, on_batch=metrics.observe_batch
+        )
         try:
             await serve_pipeline(pipeline, options, lifecycle, listener=listener, metrics=metrics)
         finally:
@@ -104,33 +101,36 @@ async def serve_pipeline(
     admission = Admission(options.max_concurrent_requests)
     app = create_app(pipeline, options, metrics=metrics, admission=admission)
     url = _listen(listener)
-
-    async def wait_for_stop() -> None:
-        # Hypercorn awaits this once it accepts connections.
+    connections = await Connections.accept(app, listener)
+    try:
         lifecycle.on_ready(url)
         await lifecycle.stop_requested.wait()
         admission.drain()
-
-    config = _hypercorn_config(listener)
-    server = asyncio.create_task(
-        hypercorn.asyncio.serve(
-            app,  # type: ignore[arg-type]  # both say ASGI, with types of their own for it
-            config,
-            mode="asgi",
-            shutdown_trigger=wait_for_stop,
-        )
-    )
-    deadline = asyncio.create_task(
-        _enforce_deadline(server, admission, lifecycle, options.drain_timeout_s)
-    )
-    try:
-        await asyncio.wait({server})
-        if not server.cancelled():
-            server.result()
+        await _drain(connections, admission, lifecycle, timeout_s=options.drain_timeout_s)
     finally:
-        deadline.cancel()
-        server.cancel()
-        await asyncio.gather(deadline, server, return_exceptions=True)
+        await connections.abort()
+
+
+async def _drain(
+    connections: Connections, admission: Admission, lifecycle: Lifecycle, *, timeout_s: float
+) -> None:
+    """Wait for the running requests; end them after `timeout_s`, or at once if hurried."""
+    drained = asyncio.create_task(connections.drain())
+    hurried = asyncio.create_task(lifecycle.hurried.wait())
+    await asyncio.wait({drained, hurried}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+    if not drained.done():
+        logger.warning("ending what still runs; requests: %d", admission.num_inside)
+        admission.abort()
+        await asyncio.wait({drained}, timeout=CLOSE_TIMEOUT_S)
+    for task in (drained, hurried):
+        task.cancel()
+
+
+def _allow_many_connections() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_OPEN_FILES if hard == resource.RLIM_INFINITY else min(MAX_OPEN_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def bind_socket(host: str, port: int) -> socket.socket:
@@ -152,7 +152,9 @@ def bind_socket(host: str, port: int) -> socket.socket:
         ) from error
     # `localhost` has an IPv6 address as well, which clients of `127.0.0.1` would not reach.
     family, _, _, _, address = min(addresses, key=lambda found: found[0] != socket.AF_INET)
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    # With the protocol left out asyncio does not know it for TCP and leaves Nagle's algorithm on,
+    # which holds every answer back for the client's delayed acknowledgement, 40 ms.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         # Otherwise a restarted server waits for its predecessor's connections to be forgotten.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -194,17 +196,6 @@ def _listen(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-async def _open_pipeline(
-    artifact: EngineArtifact, options: ServerOptions, metrics: ServerMetrics
-) -> InferencePipeline:
-    """Load tokenizer and engine side by side: both spend their time outside Python."""
-    tokenizer, engine = await asyncio.gather(
-        asyncio.to_thread(open_tokenizer, artifact.path, artifact.manifest),
-        asyncio.to_thread(load_engine, artifact, options.engine),
-    )
-    return InferencePipeline(artifact.manifest, tokenizer, engine, on_batch=metrics.observe_batch)
-
-
 async def _warm_up(pipeline: InferencePipeline) -> None:
     try:
         await pipeline.warm_up()
@@ -223,53 +214,3 @@ async def _close(pipeline: InferencePipeline) -> None:
     await asyncio.to_thread(thread.join, CLOSE_TIMEOUT_S)
     if thread.is_alive():
         logger.error("a forward pass did not end within %g s; leaving it", CLOSE_TIMEOUT_S)
-
-
-def _hypercorn_config(listener: socket.socket) -> Config:
-    config = Config()
-    # Hypercorn closes what it is given: the descriptor is its own from here.
-    config.bind = [f"fd://{listener.detach()}"]
-    config.backlog = BACKLOG
-    # It says `Running on …` and the like in its error log: only errors are wanted.
-    config.errorlog = logging.getLogger("hypercorn.error")
-    config.errorlog.setLevel(logging.ERROR)
-    config.include_server_header = False
-    config.keep_alive_timeout = KEEP_ALIVE_TIMEOUT_S
-    # On HTTP/2 the limit closes a connection under the requests that are still running on it.
-    config.keep_alive_max_requests = 2**62
-    # Unbounded: a route that answers before it has read the body would block for ever on the
-    # message that tells it of the end. Routes read as fast as bodies arrive, so nothing piles up.
-    config.max_app_queue_size = 0
-    # `_enforce_deadline` keeps the time; hypercorn's own limit must not come first.
-    config.graceful_timeout = float("inf")
-    return config
-
-
-async def _enforce_deadline(
-    server: "asyncio.Task[None]", admission: Admission, lifecycle: Lifecycle, drain_timeout_s: float
-) -> None:
-    """Once a stop is requested: wait for the running requests, then end them, then the server."""
-    await lifecycle.stop_requested.wait()
-    try:
-        async with asyncio.timeout(drain_timeout_s):
-            await lifecycle.hurried.wait()
-    except TimeoutError:
-        if admission.num_inside:
-            logger.warning(
-                "%d requests were still running after %g s", admission.num_inside, drain_timeout_s
-            )
-    admission.abort()
-    await asyncio.wait({server}, timeout=CLOSE_TIMEOUT_S)
-    # Not cancelled yet: hypercorn would go on waiting until clients have read what is in the pipe.
-    _abort_connections()
-    await asyncio.wait({server}, timeout=ABORT_TIMEOUT_S)
-    # A connection with pipelined requests waits for its turn even when it is gone.
-    server.cancel()
-
-
-def _abort_connections() -> None:
-    """Cut every connection of this loop; answers that clients have not read are lost."""
-    # asyncio keeps no other list of a server's connections before Python 3.13.
-    transports = getattr(asyncio.get_running_loop(), "_transports", {})
-    for transport in list(transports.values()):
-        transport.abort()

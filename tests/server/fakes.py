@@ -1,0 +1,237 @@
+"""A server without a model: every text has a vector of its own, computed from its token ids."""
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, field
+
+import httpx2
+import numpy as np
+import tokenizers
+from numpy.typing import NDArray
+
+from beicli.artifact.manifest import Limits, Manifest, Source
+from beicli.engine.batch import Batch, EngineOutput, Float32
+from beicli.model.spec import ModelSpec, Pooling, Task
+from beicli.pipeline.pipeline import InferencePipeline
+from beicli.pipeline.tokenizer import Tokenizer
+from beicli.server.app import create_app
+from beicli.server.exchange import Admission
+from beicli.server.metrics import ServerMetrics
+from beicli.server.options import ServerOptions
+from beicli.server.run import Lifecycle, bind_socket, serve_pipeline
+
+DIMENSION = 8
+MAX_INPUT_LENGTH = 16
+NUM_WORDS = 3000
+# Ids of the vocabulary: 0 padding, 1 unknown, 2 and 3 around every text, then w0, w1, …
+FIRST_WORD_ID = 4
+TIMEOUT_S = 20.0
+
+
+def word_ids(*numbers: int) -> list[int]:
+    """Token ids of the text `w1 w2` for numbers 1, 2, special tokens included."""
+    return [2, *(FIRST_WORD_ID + number for number in numbers), 3]
+
+
+def vector(ids: list[int]) -> Float32:
+    """What the server must answer for a sequence of token ids; [DIMENSION], unit length."""
+    raw = _raw_vector(np.array(ids, dtype=np.int32))
+    return raw / np.linalg.norm(raw)
+
+
+def _raw_vector(ids: NDArray[np.int32]) -> Float32:
+    return np.random.default_rng(ids).standard_normal(DIMENSION).astype(np.float32)
+
+
+@dataclass
+class FakeEngine:
+    """Computes at once unless `gate` is closed; a sequence that holds `poison_id` fails."""
+
+    num_slots: int = 1
+    preferred_num_tokens: int = 256
+    poison_id: int | None = None
+    gate: threading.Event = field(default_factory=threading.Event)
+    num_sequences: int = 0
+    is_closed: bool = False
+
+    def __post_init__(self) -> None:
+        self.gate.set()
+
+    def forward(self, batch: Batch) -> EngineOutput:
+        self.gate.wait(TIMEOUT_S)
+        self.num_sequences += batch.num_sequences
+        sequences = np.split(batch.input_ids, batch.cu_seqlens[1:-1])
+        if self.poison_id is not None and any(self.poison_id in ids for ids in sequences):
+            raise RuntimeError("the engine's own words: /secret/path")
+        return EngineOutput(np.stack([_raw_vector(ids) for ids in sequences]))
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+def make_tokenizer() -> Tokenizer:
+    words = {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3}
+    words |= {f"w{number}": FIRST_WORD_ID + number for number in range(NUM_WORDS)}
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    tokenizer.add_special_tokens(["[PAD]", "[CLS]", "[SEP]"])
+    tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    return Tokenizer(tokenizer, max_input_length=MAX_INPUT_LENGTH)
+
+
+def make_manifest() -> Manifest:
+    return Manifest(
+        format_version=1,
+        bei_version="0.0.0",
+        created_at="2026-01-02T03:04:05+00:00",
+        name="tiny",
+        source=Source(kind="HF", repo="example/tiny", revision="main", resolved_revision="c0ffee"),
+        model=ModelSpec(
+            architecture="BertModel",
+            model_type="bert",
+            task=Task.EMBEDDING,
+            pooling=Pooling.MEAN,
+            hidden_size=DIMENSION,
+            embedding_dimension=DIMENSION,
+            num_hidden_layers=1,
+            vocab_size=FIRST_WORD_ID + NUM_WORDS,
+            max_position_embeddings=MAX_INPUT_LENGTH,
+            position_offset=0,
+            max_input_length=MAX_INPUT_LENGTH,
+            pad_token_id=0,
+            normalize=True,
+            do_lower_case=False,
+            dense_modules=(),
+            prompts={},
+            default_prompt_name=None,
+            dtype="float32",
+        ),
+        build={},
+        backend="openvino",
+        precision="f32",
+        cpu_features=(),
+        inputs=(),
+        outputs=(),
+        limits=Limits(max_num_tokens=512, max_batch_size=64, max_input_length=MAX_INPUT_LENGTH),
+        toolchain={},
+        files={},
+    )
+
+
+def make_pipeline(engine: FakeEngine, *, metrics: ServerMetrics | None = None) -> InferencePipeline:
+    """Make a pipeline; call it where an event loop runs."""
+    on_batch = None if metrics is None else metrics.observe_batch
+    return InferencePipeline(make_manifest(), make_tokenizer(), engine, on_batch=on_batch)
+
+
+def ask(
+    method: str,
+    path: str,
+    *,
+    engine: FakeEngine | None = None,
+    options: ServerOptions | None = None,
+    admission: Admission | None = None,
+    **request: object,
+) -> httpx2.Response:
+    """Send one request to a new application, without a network."""
+    return ask_all([(method, path, request)], engine=engine, options=options, admission=admission)[
+        0
+    ]
+
+
+def ask_all(
+    requests: list[tuple[str, str, dict[str, object]]],
+    *,
+    engine: FakeEngine | None = None,
+    options: ServerOptions | None = None,
+    admission: Admission | None = None,
+) -> list[httpx2.Response]:
+    """Send requests one after the other to one application."""
+
+    async def run() -> list[httpx2.Response]:
+        metrics = ServerMetrics()
+        with make_pipeline(engine or FakeEngine(), metrics=metrics) as pipeline:
+            app = create_app(
+                pipeline, options or ServerOptions(), metrics=metrics, admission=admission
+            )
+            transport = httpx2.ASGITransport(app)
+            async with httpx2.AsyncClient(transport=transport, base_url="http://test") as client:
+                return [
+                    await client.request(method, path, **request)
+                    for method, path, request in requests
+                ]
+
+    return asyncio.run(run())
+
+
+class LiveServer:
+    """A real server on a free loopback port, in a thread."""
+
+    def __init__(self, engine: FakeEngine, options: ServerOptions) -> None:
+        self.engine = engine
+        self._options = options
+        self._ready: Future[str] = Future()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), daemon=True)
+        self._thread.start()
+        self.url = self._ready.result(TIMEOUT_S)
+        self.port = int(self.url.rpartition(":")[2])
+
+    def stop(self) -> None:
+        """Ask the server to stop, as a signal would; nothing happens if it has ended."""
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._lifecycle.stop)
+
+    def join(self, timeout_s: float = TIMEOUT_S) -> bool:
+        """Wait for the server to end; whether it did."""
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def num_tasks(self) -> int:
+        """Tasks on the server's event loop."""
+        counted: Future[int] = Future()
+        self._loop.call_soon_threadsafe(
+            lambda: counted.set_result(len(asyncio.all_tasks(self._loop)))
+        )
+        return counted.result(TIMEOUT_S)
+
+    async def _serve(self) -> None:
+        try:
+            self._loop = asyncio.get_running_loop()
+            self._lifecycle = Lifecycle(on_ready=self._ready.set_result)
+            self.metrics = ServerMetrics()
+            with (
+                closing(bind_socket(self._options.host, self._options.port)) as listener,
+                make_pipeline(self.engine, metrics=self.metrics) as self.pipeline,
+            ):
+                await serve_pipeline(
+                    self.pipeline,
+                    self._options,
+                    self._lifecycle,
+                    listener=listener,
+                    metrics=self.metrics,
+                )
+        except Exception as error:
+            if self._ready.done():
+                raise
+            self._ready.set_exception(error)
+
+
+@contextmanager
+def live_server(
+    engine: FakeEngine | None = None, options: ServerOptions | None = None
+) -> Iterator[LiveServer]:
+    """Serve during the block; afterwards the server must end by itself."""
+    server = LiveServer(engine or FakeEngine(), options or ServerOptions(port=0))
+    try:
+        yield server
+    finally:
+        server.engine.gate.set()
+        server.stop()
+        ended = server.join()
+    assert ended, "the server did not stop"
+    assert server.engine.is_closed
