@@ -1,5 +1,6 @@
 import json
 from dataclasses import fields
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -74,7 +75,7 @@ _MANIFESTS = st.builds(
     Manifest,
     format_version=st.just(FORMAT_VERSION),
     bei_version=_TEXT,
-    created_at=_TEXT,
+    created_at=st.datetimes(timezones=st.just(UTC)).map(datetime.isoformat),
     name=_TEXT,
     source=st.builds(
         Source,
@@ -206,3 +207,10 @@ def _descend(place: str) -> tuple[Any, Any]:
     for part in [*filter(None, head.split(".")), *(["files", file_name] if file_name else [])]:
         parent = parent[int(part) if part.isdigit() else part]
     return data, parent
+
+
+def test_a_date_that_is_none_is_refused() -> None:
+    text = dump_manifest(MANIFEST).replace(MANIFEST.created_at, "last Tuesday")
+
+    with pytest.raises(ArtifactError, match="`created_at`: .*last Tuesday"):
+        parse_manifest(text)

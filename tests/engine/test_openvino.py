@@ -1,3 +1,5 @@
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -246,3 +248,37 @@ def test_closing_an_engine_leaves_others_alone(
     other.close()
 
     np.testing.assert_allclose(run(engine, sequences[0]), expected, rtol=0, atol=TOLERANCE)
+
+
+FIRST_CALLS = """
+import sys, threading
+from pathlib import Path
+import numpy as np
+from beicli.artifact.directory import EngineArtifact
+from beicli.engine.batch import Batch
+from beicli.engine.load import EngineOptions, load_engine
+
+engine = load_engine(EngineArtifact.open(Path(sys.argv[1])), EngineOptions(num_slots=2))
+# Threads that change places after every step meet inside the first call more often than not.
+sys.setswitchinterval(1e-6)
+start = threading.Barrier(2)
+
+def call():
+    batch = Batch.from_sequences([np.ones(4, dtype=np.int32)])
+    start.wait()
+    engine.forward(batch)
+
+threads = [threading.Thread(target=call, daemon=True) for _ in range(2)]
+for thread in threads: thread.start()
+for thread in threads: thread.join(20)
+sys.exit(any(thread.is_alive() for thread in threads))
+"""
+
+
+@pytest.mark.parametrize("attempt", range(4))
+def test_two_first_calls_at_once_do_not_wait_for_each_other(
+    artifact: EngineArtifact, attempt: int
+) -> None:
+    done = subprocess.run([sys.executable, "-c", FIRST_CALLS, artifact.path], check=False)
+
+    assert done.returncode == 0

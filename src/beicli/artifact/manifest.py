@@ -7,7 +7,8 @@ unknown, and the first thing looked at is the format version.
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from datetime import datetime
+from typing import Annotated, Any, Literal
 
 import pydantic
 
@@ -19,6 +20,13 @@ MANIFEST_NAME = "manifest.json"
 # A manifest lists a few dozen files; anything larger is not one.
 MAX_MANIFEST_BYTES = 4 * 1024 * 1024
 
+
+def _check_iso_date(text: str) -> str:
+    datetime.fromisoformat(text)
+    return text
+
+
+IsoDate = Annotated[str, pydantic.AfterValidator(_check_iso_date)]
 Backend = Literal["openvino"]
 Precision = Literal["f32", "bf16"]
 
@@ -78,7 +86,7 @@ class Manifest:
 
     format_version: int
     bei_version: str
-    created_at: str
+    created_at: IsoDate
     name: str
     source: Source
     model: ModelSpec

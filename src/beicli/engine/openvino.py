@@ -58,7 +58,12 @@ class OpenVinoEngine:
                 f"OpenVINO cannot compile `{artifact.path / MODEL_FILE}`: {error}",
                 hint="rebuild the engine with `bei build` on this machine",
             ) from error
-        return cls(compiled, manifest, num_slots=slots)
+        engine = cls(compiled, manifest, num_slots=slots)
+        # Now, while one thread has the engine: the bindings set themselves up at their first call,
+        # and two first calls at once wait for each other for ever (OpenVINO 2026.4).
+        for _ in range(slots):
+            engine.forward(Batch.from_sequences([np.zeros(1, dtype=np.int32)]))
+        return engine
 
     @property
     def num_slots(self) -> int:

@@ -142,6 +142,10 @@ class BatchScheduler:
             await request.done
         finally:
             request.abandoned = True
+            if request.done.done() and not request.done.cancelled():
+                # A caller cancelled in the moment its request failed never looks at the failure,
+                # and asyncio would complain of that.
+                request.done.exception()
         outputs = [row for row in request.rows if row is not None]
         assert len(outputs) == len(sequences), "a finished request misses rows; this is a bug"
         num = len(sequences)
