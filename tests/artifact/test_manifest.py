@@ -212,5 +212,5 @@ def _descend(place: str) -> tuple[Any, Any]:
 def test_a_date_that_is_none_is_refused() -> None:
     text = dump_manifest(MANIFEST).replace(MANIFEST.created_at, "last Tuesday")
 
-    with pytest.raises(ArtifactError, match="`created_at`: .*last Tuesday"):
+    with pytest.raises(ArtifactError, match=r"`created_at`: .*last Tuesday"):
         parse_manifest(text)
