@@ -15,7 +15,7 @@ from tests.builder.tiny_models import (
     tiny_roberta,
 )
 
-from beicli.artifact.manifest import TensorInfo
+from beicli.artifact.manifest import OPENVINO_MODEL, TensorInfo
 from beicli.builder import openvino
 from beicli.builder.graph import EmbeddingModule, export_onnx, load_module, pool
 from beicli.errors import BuildError
@@ -94,7 +94,7 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     export_onnx(module, directory / "model.onnx")
     outputs = openvino.convert(directory / "model.onnx", directory)
     compiled = ov.Core().compile_model(
-        directory / openvino.MODEL_FILE, "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
+        directory / OPENVINO_MODEL, "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
     )
     return Exported(spec, module, outputs, compiled.create_infer_request())
 

@@ -17,6 +17,8 @@ from beicli.model.spec import ModelSpec
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
+# Where the OpenVINO backend keeps its graph; the weights lie beside it.
+OPENVINO_MODEL = "openvino/model.xml"
 # A manifest lists a few dozen files; anything larger is not one.
 MAX_MANIFEST_BYTES = 4 * 1024 * 1024
 

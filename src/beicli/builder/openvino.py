@@ -2,11 +2,9 @@
 
 from pathlib import Path
 
-from beicli.artifact.manifest import Precision, TensorInfo
+from beicli.artifact.manifest import OPENVINO_MODEL, Precision, TensorInfo
 from beicli.errors import BuildError, UsageError
 from beicli.openvino_api import ov
-
-MODEL_FILE = "openvino/model.xml"
 
 
 def supports_bf16() -> bool:
@@ -37,7 +35,7 @@ def convert(onnx_path: Path, directory: Path) -> tuple[TensorInfo, ...]:
 
     Precision is a hint when the IR is compiled, so every precision shares this file.
     """
-    target = directory / MODEL_FILE
+    target = directory / OPENVINO_MODEL
     target.parent.mkdir()
     try:
         model = ov.Core().read_model(onnx_path)

@@ -6,7 +6,7 @@ from typing import Self
 import numpy as np
 
 from beicli.artifact.directory import EngineArtifact
-from beicli.artifact.manifest import Manifest
+from beicli.artifact.manifest import OPENVINO_MODEL, Manifest
 from beicli.engine.batch import Batch, EngineOutput
 from beicli.engine.cpu import available_cpus
 from beicli.errors import ArtifactError
@@ -16,7 +16,6 @@ from beicli.openvino_api import ov
 # thousand tokens/s at 1,024, 2,048 and 4,096 of them (benchmarks/LOG.md). The smaller batch also
 # ends sooner, for whoever waits behind it.
 PREFERRED_NUM_TOKENS = 1024
-MODEL_FILE = "openvino/model.xml"
 
 
 class OpenVinoEngine:
@@ -51,11 +50,11 @@ class OpenVinoEngine:
         }
         try:
             compiled = core.compile_model(
-                core.read_model(artifact.path / MODEL_FILE), "CPU", options
+                core.read_model(artifact.path / OPENVINO_MODEL), "CPU", options
             )
         except RuntimeError as error:
             raise ArtifactError(
-                f"OpenVINO cannot compile `{artifact.path / MODEL_FILE}`: {error}",
+                f"OpenVINO cannot compile `{artifact.path / OPENVINO_MODEL}`: {error}",
                 hint="rebuild the engine with `bei build` on this machine",
             ) from error
         engine = cls(compiled, manifest, num_slots=slots)
