@@ -57,5 +57,7 @@ def main() -> None:
     except OSError as error:
         if error.errno not in _DISK_TROUBLE:
             raise
-        print_error(BeiError(f"cannot write `{error.filename}`: {error.strerror}"))
+        # A write, unlike an open, does not say to which file.
+        place = f" `{error.filename}`" if error.filename else ""
+        print_error(BeiError(f"cannot write{place}: {error.strerror}"))
         sys.exit(1)
