@@ -35,10 +35,10 @@ from sentence_transformers import SentenceTransformer
 
 from beicli.artifact.directory import EngineArtifact
 from beicli.engine.base import Engine
-from beicli.engine.batch import Batch, Int32
+from beicli.engine.batch import Batch, TokenSequence
 from beicli.engine.cpu import available_cpus
 from beicli.engine.load import EngineOptions, load_engine
-from beicli.pipeline.pipeline import open_tokenizer
+from beicli.pipeline.loaded_engine import open_tokenizer
 
 BEI = Path(sys.executable).parent / "bei"
 CONFIG = Path(__file__).parent.parent / "examples" / "all-minilm-l6-v2.yaml"
@@ -137,7 +137,7 @@ def measure_raw(artifact: EngineArtifact, texts: list[str]) -> float:
     tokenizer = open_tokenizer(artifact.path, artifact.manifest)
 
     def run() -> None:
-        sequences = sorted((e.input_ids for e in tokenizer.encode(texts)), key=len)
+        sequences = sorted((e.sequence for e in tokenizer.encode(texts)), key=len)
         with ThreadPoolExecutor(engine.num_slots) as slots:
             list(slots.map(engine.forward, cut(sequences, engine)))
 
@@ -152,9 +152,9 @@ def measure_raw(artifact: EngineArtifact, texts: list[str]) -> float:
     return rate
 
 
-def cut(sequences: Sequence[Int32], engine: Engine) -> Iterator[Batch]:
+def cut(sequences: Sequence[TokenSequence], engine: Engine) -> Iterator[Batch]:
     """Cut sorted sequences into batches of the engine's preferred padded size."""
-    batch: list[Int32] = []
+    batch: list[TokenSequence] = []
     for sequence in sequences:
         if batch and len(sequence) * (len(batch) + 1) > engine.preferred_num_tokens:
             yield Batch.from_sequences(batch)
@@ -183,7 +183,7 @@ def measure_idle(artifact: EngineArtifact) -> dict[str, float]:
     """
     engine = load_engine(artifact, EngineOptions())
     tokenizer = open_tokenizer(artifact.path, artifact.manifest)
-    batch = Batch.from_sequences([tokenizer.encode([SHORT_TEXT])[0].input_ids])
+    batch = Batch.from_sequences([tokenizer.encode([SHORT_TEXT])[0].sequence])
     body = json.dumps({"input": SHORT_TEXT, "encoding_format": "base64"})
     forwards: list[float] = []
     https: list[float] = []

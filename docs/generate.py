@@ -15,9 +15,16 @@ import typer
 from annotated_types import Ge, Gt, Le
 
 import beicli.server.errors
+from beicli.artifact.manifest import Limits
 from beicli.cli.app import app
 from beicli.config.keys import Key, all_keys
 from beicli.errors import BeiError
+from beicli.model.spec import ModelSpec, Pooling, Task
+from beicli.server.openapi.document import operations
+from beicli.server.openapi.fields import list_fields
+from beicli.server.openapi.operation import JsonSchema, Operation, Served
+from beicli.server.openapi.schemas import components
+from beicli.server.options import ServerOptions
 
 DOCS = Path(__file__).parent
 
@@ -167,10 +174,111 @@ def _summary(kind: type[BeiError]) -> str:
     return (kind.__doc__ or "").splitlines()[0]
 
 
+def render_http_routes() -> str:
+    """The page of every route: its fields, a request and an answer."""
+    served = Served("all-minilm-l6-v2", MODEL, LIMITS, ServerOptions())
+    found = operations(served)
+    parts = [_NOTICE, _HTTP_INTRODUCTION]
+    for tag in dict.fromkeys(operation.tag for operation in found):
+        parts.append(f"## {tag}")
+        for operation in found:
+            if operation.tag == tag:
+                parts += _operation(operation, components(served))
+    return "\n\n".join(parts) + "\n"
+
+
+_HTTP_INTRODUCTION = """\
+# HTTP routes
+
+Every route with its fields, a request that works and an answer to it. A running server has the same
+at `/docs`, and as OpenAPI at `/openapi.json`, with the limits and labels of its own model. What the
+routes have in common is in the [HTTP API](http-api.md).
+
+A field without a default may be left out or null unless it is *required*; keys that are not listed
+are ignored. The numbers in the answers belong to no particular model."""
+
+# What the page's defaults and limits are taken from; those of another model differ.
+LIMITS = Limits(max_num_tokens=16384, max_batch_size=256, max_input_length=256)
+MODEL = ModelSpec(
+    architecture="BertModel",
+    model_type="bert",
+    task=Task.EMBEDDING,
+    pooling=Pooling.MEAN,
+    hidden_size=384,
+    embedding_dimension=384,
+    num_hidden_layers=6,
+    vocab_size=30522,
+    max_position_embeddings=512,
+    position_offset=0,
+    max_input_length=256,
+    pad_token_id=0,
+    normalize=True,
+    do_lower_case=False,
+    dense_modules=(),
+    prompts={"passage": "passage: ", "query": "query: "},
+    default_prompt_name=None,
+    dtype="float32",
+)
+
+
+def _operation(operation: Operation, schemas: JsonSchema) -> Iterator[str]:
+    yield f"### `{operation.method.upper()} {operation.path}`"
+    yield f"{operation.summary}. {operation.description}"
+    if operation.tasks is not None:
+        yield f"For {' and '.join(sorted(_MODELS[task] for task in operation.tasks))}."
+    if operation.same_as is not None:
+        return
+    if operation.request is not None:
+        yield "\n".join(_field_rows(operation.request, schemas))
+    for example in operation.examples:
+        if example.body is not None:
+            yield f"{example.summary}:"
+            yield _json_block(example.body)
+        if example.answer is not None:
+            yield _json_block(example.answer)
+
+
+_MODELS = {
+    Task.EMBEDDING: "embedding models",
+    Task.SPARSE_EMBEDDING: "sparse embedding models",
+    Task.CLASSIFICATION: "classifiers and rerankers",
+    Task.RERANKING: "rerankers",
+    Task.TOKEN_CLASSIFICATION: "token classifiers",
+}
+
+
+def _field_rows(request: JsonSchema, schemas: JsonSchema) -> Iterator[str]:
+    yield "| field | type | default | meaning |"
+    yield "|---|---|---|---|"
+    for field in list_fields(request, schemas):
+        default = "*required*" if field.is_required else f"`{field.default}`"
+        shown = "" if field.default is None and not field.is_required else default
+        yield f"| `{field.name}` | {field.kind} | {shown} | {field.meaning} |"
+
+
+def _json_block(value: object) -> str:
+    return f"```json\n{_pretty(value, '')}\n```"
+
+
+def _pretty(value: object, indent: str) -> str:
+    """Write JSON on one line where it fits, its parts below each other where it does not."""
+    line = json.dumps(value, ensure_ascii=False)
+    if len(indent) + len(line) <= _MAX_LINE_LENGTH or not isinstance(value, dict | list):
+        return line
+    inner = indent + " "
+    if isinstance(value, list):
+        return "[" + f",\n{inner}".join(_pretty(item, inner) for item in value) + "]"
+    items = (f"{json.dumps(key)}: {_pretty(item, inner)}" for key, item in value.items())
+    return "{" + f",\n{inner}".join(items) + "}"
+
+
+_MAX_LINE_LENGTH = 96
+
 PAGES: dict[str, Callable[[], str]] = {
     "reference/cli.md": render_cli,
     "reference/config.md": render_config,
     "reference/errors.md": render_errors,
+    "reference/http-routes.md": render_http_routes,
 }
 
 

@@ -78,6 +78,13 @@ class EngineError(BeiError):
     error_type: ClassVar[str] = "Backend"
 
 
+class WrongTaskError(BeiError):
+    """A route asks for something this model does not do."""
+
+    http_status: ClassVar[int] = 424
+    error_type: ClassVar[str] = "Backend"
+
+
 class UnhealthyError(BeiError):
     """The engine does not answer, or the server is shutting down."""
 

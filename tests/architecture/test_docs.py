@@ -3,9 +3,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from docs.generate import DOCS, PAGES, stale_pages, write_pages
+from docs.generate import DOCS, LIMITS, MODEL, PAGES, stale_pages, write_pages
 
 from beicli.config.keys import all_keys
+from beicli.server.openapi.document import operations
+from beicli.server.openapi.operation import Served
+from beicli.server.options import ServerOptions
 
 
 def test_generated_pages_are_what_the_code_says() -> None:
@@ -18,6 +21,21 @@ def test_config_page_holds_every_key() -> None:
     missing = [path for path, _ in all_keys() if f"| `{path}` |" not in page]
 
     assert missing == []
+
+
+def test_routes_page_holds_every_route_and_the_fields_of_one() -> None:
+    page = (DOCS / "reference/http-routes.md").read_text(encoding="utf-8")
+
+    served = Served("any", MODEL, LIMITS, ServerOptions())
+    missing = [
+        operation.path
+        for operation in operations(served)
+        if f"### `{operation.method.upper()} {operation.path}`\n" not in page
+    ]
+    assert missing == []
+    assert "| `input` | text, list of token ids, or a list of those | *required* |" in page
+    assert "| `inputs.source_sentence` | text | *required* |" in page
+    assert "| `raw_scores` | true or false | `false` |" in page
 
 
 def test_page_that_was_edited_or_is_missing_is_found(tmp_path: Path) -> None:

@@ -55,6 +55,7 @@ MANIFEST = Manifest(
     limits=Limits(max_num_tokens=8192, max_batch_size=256, max_input_length=64),
     toolchain={"python": "3.11.0"},
     files={"openvino/model.xml": FileEntry(sha256="0" * 64, size_bytes=3)},
+    default_route=None,
 )
 
 CONTENT = b"weights of some model"

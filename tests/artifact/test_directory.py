@@ -122,12 +122,14 @@ def test_a_damaged_manifest_is_refused(engine: Path) -> None:
         EngineArtifact.open(engine)
 
 
-def test_a_manifest_of_a_newer_format_is_refused(engine: Path) -> None:
+@pytest.mark.parametrize("version", [1, 3])
+def test_a_manifest_of_an_older_or_newer_format_is_refused(engine: Path, version: int) -> None:
     data = json.loads((engine / MANIFEST_NAME).read_text())
-    (engine / MANIFEST_NAME).write_text(json.dumps(data | {"format_version": 2}))
+    (engine / MANIFEST_NAME).write_text(json.dumps(data | {"format_version": version}))
 
-    with pytest.raises(ArtifactError, match="format version 2"):
+    with pytest.raises(ArtifactError, match=f"format version {version}") as caught:
         EngineArtifact.open(engine)
+    assert "bei build" in (caught.value.hint or "")
 
 
 def test_a_manifest_that_is_no_text_is_refused(engine: Path) -> None:

@@ -6,10 +6,10 @@ from typing import Any
 
 import yaml
 
-from beicli.builder.build import BuildOptions, BuildResult, Embed, build_engine
+from beicli.builder.build import BuildOptions, BuildResult, Compute, build_engine
 from beicli.config.load import LoadedConfig, load_config
 from beicli.config.schema import Accelerator, AcceleratorSpec
-from beicli.pipeline.pipeline import embed_texts
+from beicli.pipeline.pipeline import compute_outputs
 
 STEPS = ["Fetched", "Inspected", "Exported", "Compiled", "Checked"]
 
@@ -52,7 +52,7 @@ def run_build(
     loaded: LoadedConfig,
     output: Path,
     *,
-    embed: Embed = embed_texts,
+    compute: Compute = compute_outputs,
     progress: Recorder | None = None,
     **options: Any,
 ) -> BuildResult:
@@ -60,7 +60,7 @@ def run_build(
     return build_engine(
         loaded,
         BuildOptions(**({"output": output, "precision": "f32"} | options)),
-        embed=embed,
+        compute=compute,
         progress=progress or Recorder(),
     )
 

@@ -12,8 +12,9 @@ from tests.builder.fake_hub import COMMIT, FakeHub, point_client_at
 from tests.builder.tiny_models import Dense, save_checkpoint, tiny_bert
 
 from beicli.builder import build
-from beicli.builder.graph import EmbeddingModule, export_onnx
+from beicli.builder.graph import TaskModule, export_onnx
 from beicli.config.load import LoadedConfig
+from beicli.model.spec import ModelSpec
 
 
 @pytest.fixture(scope="session")
@@ -40,8 +41,8 @@ def finished(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) ->
     progress = Recorder()
     onnx_path = tmp_path_factory.mktemp("onnx") / "model.onnx"
 
-    def export_and_keep(module: EmbeddingModule, path: Path) -> None:
-        export_onnx(module, path)
+    def export_and_keep(module: TaskModule, spec: ModelSpec, path: Path) -> None:
+        export_onnx(module, spec, path)
         shutil.copyfile(path, onnx_path)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -54,7 +55,7 @@ def finished(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) ->
 def quick_export(finished: Finished, monkeypatch: pytest.MonkeyPatch) -> None:
     """Take the graph of the finished build in place of the export, which takes seconds."""
 
-    def copy(module: EmbeddingModule, path: Path) -> None:
+    def copy(module: TaskModule, spec: ModelSpec, path: Path) -> None:
         shutil.copyfile(finished.onnx_path, path)
 
     monkeypatch.setattr(build, "export_onnx", copy)

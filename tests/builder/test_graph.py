@@ -1,5 +1,6 @@
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import openvino as ov
@@ -7,20 +8,34 @@ import pytest
 import torch
 import transformers
 from sentence_transformers.sentence_transformer.modules import Pooling as ReferencePooling
+from sentence_transformers.sparse_encoder.modules import SpladePooling
 from tests.builder.tiny_models import (
     MAX_POSITIONS,
     save_checkpoint,
+    save_model,
+    save_splade,
+    tiny_classifier,
     tiny_mpnet,
     tiny_qwen3,
+    tiny_qwen3_reranker,
     tiny_roberta,
+    tiny_token_classifier,
 )
 
-from beicli.artifact.manifest import OPENVINO_MODEL, TensorInfo
+from beicli.artifact.manifest import OPENVINO_MODEL, TOKEN_OUTPUTS, TensorInfo
 from beicli.builder import openvino
-from beicli.builder.graph import EmbeddingModule, export_onnx, load_module, pool
+from beicli.builder.graph import (
+    EmbeddingModule,
+    SparseEmbeddingModule,
+    TaskModule,
+    export_onnx,
+    graph_inputs,
+    pool,
+)
+from beicli.builder.loading import load_module
 from beicli.errors import BuildError
 from beicli.model.inspect import inspect_checkpoint
-from beicli.model.spec import ModelSpec, Pooling
+from beicli.model.spec import ModelSpec, Pooling, Task
 
 TOLERANCE = 1e-5
 REFERENCE_NAMES = {
@@ -34,7 +49,7 @@ def padded_mask(lengths: list[int]) -> torch.Tensor:
     return (torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]).to(torch.int32)
 
 
-@pytest.mark.parametrize("pooling", Pooling)
+@pytest.mark.parametrize("pooling", REFERENCE_NAMES)
 @pytest.mark.parametrize("lengths", [[5], [1], [1, 7, 3], [4, 4], [9, 1, 1, 8]])
 def test_pooling_is_that_of_sentence_transformers(pooling: Pooling, lengths: list[int]) -> None:
     mask = padded_mask(lengths)
@@ -47,7 +62,7 @@ def test_pooling_is_that_of_sentence_transformers(pooling: Pooling, lengths: lis
     torch.testing.assert_close(pooled, expected["sentence_embedding"], rtol=0, atol=TOLERANCE)
 
 
-@pytest.mark.parametrize("pooling", Pooling)
+@pytest.mark.parametrize("pooling", REFERENCE_NAMES)
 def test_pooling_does_not_see_the_padding(pooling: Pooling) -> None:
     mask = padded_mask([2, 5])
     hidden = torch.randn(*mask.shape, 16)
@@ -61,7 +76,7 @@ class Exported:
     """A module and the OpenVINO model compiled from its export."""
 
     spec: ModelSpec
-    module: EmbeddingModule
+    module: TaskModule
     outputs: tuple[TensorInfo, ...]
     request: ov.InferRequest
 
@@ -78,10 +93,40 @@ def save_qwen3(directory: Path) -> Path:
     return save_checkpoint(directory, tiny_qwen3(), pooling="lasttoken")
 
 
+def save_classifier(directory: Path) -> Path:
+    return save_model(directory, tiny_classifier("A", "B", "C"))
+
+
+def save_token_classifier(directory: Path) -> Path:
+    return save_model(directory, tiny_token_classifier("O", "B-PER", "I-PER"))
+
+
+def save_causal_classifier(directory: Path) -> Path:
+    return save_model(directory, tiny_qwen3_reranker("no", "yes"))
+
+
 @pytest.fixture(
     scope="session",
-    params=["dense", save_roberta, save_mpnet, save_qwen3],
-    ids=["bert-mean-dense", "roberta-cls", "mpnet-mean", "qwen3-last-token"],
+    params=[
+        "dense",
+        save_roberta,
+        save_mpnet,
+        save_qwen3,
+        save_splade,
+        save_classifier,
+        save_token_classifier,
+        save_causal_classifier,
+    ],
+    ids=[
+        "bert-mean-dense",
+        "roberta-cls",
+        "mpnet-mean",
+        "qwen3-last-token",
+        "bert-splade",
+        "bert-classifier",
+        "bert-token-classifier",
+        "qwen3-classifier",
+    ],
 )
 def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
     directory = tmp_path_factory.mktemp("exported")
@@ -91,7 +136,7 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         checkpoint = request.param(directory / "checkpoint")
     spec = inspect_checkpoint(checkpoint)
     module = load_module(checkpoint, spec)
-    export_onnx(module, directory / "model.onnx")
+    export_onnx(module, spec, directory / "model.onnx")
     outputs = openvino.convert(directory / "model.onnx", directory)
     compiled = ov.Core().compile_model(
         directory / OPENVINO_MODEL, "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
@@ -115,28 +160,111 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 )
 def test_the_compiled_graph_says_what_torch_says(exported: Exported, lengths: list[int]) -> None:
     mask = padded_mask(lengths)
-    generator = torch.Generator().manual_seed(5)
-    tokens = torch.randint(5, exported.spec.vocab_size, mask.shape, generator=generator)
-    input_ids = torch.where(mask.bool(), tokens, exported.spec.pad_token_id).to(torch.int32)
+    inputs = some_inputs(exported.spec, mask)
 
     outputs = exported.request.infer(
-        {"input_ids": input_ids.numpy(), "attention_mask": mask.numpy()}, share_inputs=True
+        {name: tensor.numpy() for name, tensor in inputs.items()}, share_inputs=True
     )
 
     with torch.no_grad():
-        expected = exported.module(input_ids, mask).numpy()
-    np.testing.assert_allclose(outputs[0], expected, rtol=0, atol=TOLERANCE)
-    assert np.abs(expected).max() > 100 * TOLERANCE
+        expected = exported.module(*inputs.values())
+    for name, wanted in zip(exported.module.output_names, expected, strict=True):
+        is_real = mask.bool() if name in TOKEN_OUTPUTS else slice(None)
+        given = outputs[name][np.asarray(is_real) if name in TOKEN_OUTPUTS else is_real]
+        np.testing.assert_allclose(given, wanted[is_real].numpy(), rtol=0, atol=TOLERANCE)
+        assert wanted.abs().max() > 100 * TOLERANCE
 
 
-def test_the_output_is_described_with_its_dynamic_batch(exported: Exported) -> None:
-    assert exported.outputs == (
+def some_inputs(spec: ModelSpec, mask: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Make up ids, and token types where the graph takes them, in the order of its inputs."""
+    generator = torch.Generator().manual_seed(5)
+    tokens = torch.randint(5, spec.vocab_size, mask.shape, generator=generator)
+    token_types = torch.randint(0, 2, mask.shape, generator=generator)
+    given = {
+        "input_ids": torch.where(mask.bool(), tokens, spec.pad_token_id),
+        "attention_mask": mask,
+        "token_type_ids": token_types * mask,
+    }
+    return {tensor.name: given[tensor.name].to(torch.int32) for tensor in graph_inputs(spec)}
+
+
+def test_padding_changes_nothing(exported: Exported) -> None:
+    alone = some_inputs(exported.spec, padded_mask([9]))
+    padded = {
+        name: torch.nn.functional.pad(tensor, (0, 6), value=1 if name == "input_ids" else 0)
+        for name, tensor in alone.items()
+    }
+
+    with torch.no_grad():
+        wanted, found = exported.module(*alone.values()), exported.module(*padded.values())
+
+    for name, left, right in zip(exported.module.output_names, wanted, found, strict=True):
+        kept = right[:, :9] if name in TOKEN_OUTPUTS else right
+        torch.testing.assert_close(kept, left, rtol=0, atol=TOLERANCE)
+
+
+OUTPUTS = {
+    Task.EMBEDDING: ("embeddings", "token_embeddings"),
+    Task.SPARSE_EMBEDDING: ("sparse_embeddings",),
+    Task.CLASSIFICATION: ("logits",),
+    Task.TOKEN_CLASSIFICATION: ("token_logits",),
+}
+
+
+def test_the_outputs_are_described_with_what_varies_in_them(exported: Exported) -> None:
+    spec = exported.spec
+    dimensions = {
+        "embeddings": spec.embedding_dimension,
+        "token_embeddings": spec.hidden_size,
+        "sparse_embeddings": spec.vocab_size,
+        "logits": len(spec.labels),
+        "token_logits": len(spec.labels),
+    }
+
+    assert exported.outputs == tuple(
         TensorInfo(
-            name="embeddings",
+            name=name,
             dtype="float32",
-            shape=("batch", exported.spec.embedding_dimension),
-        ),
+            shape=("batch", "length", dimensions[name])
+            if name in TOKEN_OUTPUTS
+            else ("batch", dimensions[name]),
+        )
+        for name in OUTPUTS[spec.task]
     )
+
+
+def test_only_a_graph_that_tells_texts_apart_takes_token_types(exported: Exported) -> None:
+    names = [tensor.name for tensor in graph_inputs(exported.spec)]
+    compiled = exported.request.get_compiled_model()
+
+    assert [port.get_any_name() for port in compiled.inputs] == names
+    has_types = exported.spec.architecture == "BertForSequenceClassification"
+    assert ("token_type_ids" in names) is has_types
+
+
+@pytest.mark.parametrize("lengths", [[5], [1, 7, 3], [4, 4]])
+def test_sparse_pooling_is_that_of_sentence_transformers(lengths: list[int]) -> None:
+    mask = padded_mask(lengths)
+    logits = torch.randn(*mask.shape, 50, generator=torch.Generator().manual_seed(3)) - 1
+    reference = SpladePooling(pooling_strategy="max", activation_function="relu")
+
+    (weights,) = SparseEmbeddingModule(FixedLogits(logits))(mask, mask)
+
+    expected = reference.eval()({"token_embeddings": logits.clone(), "attention_mask": mask})
+    torch.testing.assert_close(weights, expected["sentence_embedding"], rtol=0, atol=1e-6)
+    assert (weights == 0).any()
+    assert (weights > 0).any()
+
+
+class FixedLogits(torch.nn.Module):
+    """A language model that says the same whatever it is given."""
+
+    def __init__(self, logits: torch.Tensor) -> None:
+        super().__init__()
+        self.logits = logits
+
+    def forward(self, **_: torch.Tensor) -> SimpleNamespace:
+        return SimpleNamespace(logits=self.logits)
 
 
 class BranchesOnValues(torch.nn.Module):
@@ -148,11 +276,13 @@ class BranchesOnValues(torch.nn.Module):
         return (attention_mask.unsqueeze(-1).float(),)
 
 
-def test_a_model_that_cannot_be_exported_is_a_build_error(tmp_path: Path) -> None:
+def test_a_model_that_cannot_be_exported_is_a_build_error(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
     module = EmbeddingModule(BranchesOnValues(), Pooling.CLS, torch.nn.Sequential())
 
     with pytest.raises(BuildError, match="the model cannot be exported: ") as raised:
-        export_onnx(module, tmp_path / "model.onnx")
+        export_onnx(module, inspect_checkpoint(tiny_checkpoint), tmp_path / "model.onnx")
 
     assert "\n" not in raised.value.message
     assert not (tmp_path / "model.onnx").exists()
@@ -169,7 +299,7 @@ def test_loading_and_exporting_print_nothing(
     tiny_checkpoint: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     transformers.utils.logging.enable_progress_bar()
-    module = load_module(tiny_checkpoint, inspect_checkpoint(tiny_checkpoint))
-    export_onnx(module, tmp_path / "model.onnx")
+    spec = inspect_checkpoint(tiny_checkpoint)
+    export_onnx(load_module(tiny_checkpoint, spec), spec, tmp_path / "model.onnx")
 
     assert capfd.readouterr() == ("", "")

@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from tests.builder.tiny_models import MAX_POSITIONS
 
-from beicli.builder.graph import EmbeddingModule, load_module
+from beicli.builder.graph import TaskModule
+from beicli.builder.loading import load_module
 from beicli.builder.texts import GOLDEN_TEXTS
 from beicli.errors import BuildError, UnsupportedModelError
 from beicli.model.inspect import inspect_checkpoint
@@ -22,7 +23,7 @@ from beicli.model.spec import Activation, DenseModule, ModelSpec
 TOLERANCE = 1e-5
 
 
-def load(checkpoint: Path) -> tuple[ModelSpec, EmbeddingModule]:
+def load(checkpoint: Path) -> tuple[ModelSpec, TaskModule]:
     spec = inspect_checkpoint(checkpoint)
     return spec, load_module(checkpoint, spec)
 
@@ -43,7 +44,7 @@ def test_a_module_says_what_sentence_transformers_says(
     )
 
     with torch.no_grad():
-        pooled = module(encoded["input_ids"], encoded["attention_mask"])
+        pooled, _ = module(encoded["input_ids"], encoded["attention_mask"])
 
     expected = reference.encode(list(GOLDEN_TEXTS), show_progress_bar=False)
     normalized = torch.nn.functional.normalize(pooled, dim=-1).numpy()

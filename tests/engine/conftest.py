@@ -9,7 +9,8 @@ from tests.builder.tiny_models import save_checkpoint, tiny_bert
 
 from beicli.artifact.directory import EngineArtifact, seal_artifact, stage_artifact
 from beicli.builder import openvino
-from beicli.builder.graph import INPUTS, export_onnx, load_module
+from beicli.builder.graph import export_onnx, graph_inputs
+from beicli.builder.loading import load_module
 from beicli.model.inspect import inspect_checkpoint
 
 
@@ -19,10 +20,12 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> EngineArtifact:
     directory = tmp_path_factory.mktemp("tiny-bert")
     checkpoint = save_checkpoint(directory / "checkpoint", tiny_bert())
     spec = inspect_checkpoint(checkpoint)
-    export_onnx(load_module(checkpoint, spec), directory / "model.onnx")
+    export_onnx(load_module(checkpoint, spec), spec, directory / "model.onnx")
     with stage_artifact(directory / "engine") as staging:
         outputs = openvino.convert(directory / "model.onnx", staging)
         (staging / "tokenizer").mkdir()
         shutil.copy(checkpoint / "tokenizer.json", staging / "tokenizer")
-        seal_artifact(staging, replace(MANIFEST, model=spec, inputs=INPUTS, outputs=outputs))
+        seal_artifact(
+            staging, replace(MANIFEST, model=spec, inputs=graph_inputs(spec), outputs=outputs)
+        )
     return EngineArtifact.open(directory / "engine")

@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
-from beicli.engine.batch import Batch
+from beicli.engine.batch import Batch, Int32, TokenSequence, pad
 
 _SEQUENCES = st.lists(
     st.lists(st.integers(0, 2**31 - 1), min_size=1, max_size=30), min_size=1, max_size=12
@@ -11,7 +12,12 @@ _SEQUENCES = st.lists(
 
 
 def batch_of(sequences: list[list[int]]) -> Batch:
-    return Batch.from_sequences([np.array(ids, dtype=np.int32) for ids in sequences])
+    return Batch.from_sequences([TokenSequence(np.array(ids, dtype=np.int32)) for ids in sequences])
+
+
+def padded(batch: Batch, pad_token_id: int) -> tuple[Int32, NDArray[np.int32]]:
+    is_token = batch.is_token()
+    return pad(batch.input_ids, is_token, pad_token_id), is_token.astype(np.int32)
 
 
 def test_sequences_lie_end_to_end() -> None:
@@ -23,7 +29,7 @@ def test_sequences_lie_end_to_end() -> None:
 
 
 def test_padding_goes_to_the_right_and_is_masked() -> None:
-    input_ids, attention_mask = batch_of([[5, 6, 7], [8]]).padded(1)
+    input_ids, attention_mask = padded(batch_of([[5, 6, 7], [8]]), 1)
 
     assert input_ids.tolist() == [[5, 6, 7], [8, 1, 1]]
     assert attention_mask.tolist() == [[1, 1, 1], [1, 0, 0]]
@@ -44,7 +50,7 @@ def test_cu_seqlens_cut_the_sequences_out_again(sequences: list[list[int]]) -> N
 def test_the_mask_cuts_the_sequences_out_of_the_padding_again(
     sequences: list[list[int]], pad_token_id: int
 ) -> None:
-    input_ids, attention_mask = batch_of(sequences).padded(pad_token_id)
+    input_ids, attention_mask = padded(batch_of(sequences), pad_token_id)
 
     longest = max(map(len, sequences))
     assert input_ids.shape == attention_mask.shape == (len(sequences), longest)
@@ -56,9 +62,11 @@ def test_the_mask_cuts_the_sequences_out_of_the_padding_again(
 
 @given(_SEQUENCES)
 def test_everything_is_int32(sequences: list[list[int]]) -> None:
-    batch = Batch.from_sequences([np.array(ids, dtype=np.int64) for ids in sequences])
+    batch = Batch.from_sequences(
+        [TokenSequence(np.array(ids, dtype=np.int64)) for ids in sequences]
+    )
 
-    arrays = [batch.input_ids, batch.cu_seqlens, *batch.padded(0)]
+    arrays = [batch.input_ids, batch.cu_seqlens, padded(batch, 0)[0]]
     assert {array.dtype for array in arrays} == {np.dtype(np.int32)}
 
 
@@ -66,3 +74,17 @@ def test_everything_is_int32(sequences: list[list[int]]) -> None:
 def test_a_batch_without_tokens_is_refused(sequences: list[list[int]]) -> None:
     with pytest.raises(ValueError, match="no sequence may be empty"):
         batch_of(sequences)
+
+
+def test_type_ids_lie_beside_their_tokens() -> None:
+    pair = TokenSequence(np.array([5, 6, 7], np.int32), np.array([0, 0, 1], np.int32))
+    text = TokenSequence(np.array([8, 9], np.int32))
+
+    batch = Batch.from_sequences([text, pair])
+
+    assert batch.token_type_ids is not None
+    assert batch.token_type_ids.tolist() == [0, 0, 0, 0, 1]
+
+
+def test_texts_alone_have_no_type_ids() -> None:
+    assert batch_of([[1, 2], [3]]).token_type_ids is None

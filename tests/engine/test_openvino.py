@@ -13,7 +13,7 @@ from openvino import opset13 as opset
 from tests.artifact.engines import MANIFEST
 
 from beicli.artifact.directory import EngineArtifact, seal_artifact, stage_artifact
-from beicli.engine.batch import Batch, Float32, Int32
+from beicli.engine.batch import Batch, Float32, Int32, TokenSequence
 from beicli.engine.load import EngineOptions, load_engine
 from beicli.engine.openvino import (
     PREFERRED_NUM_TOKENS,
@@ -41,8 +41,14 @@ def sequences(artifact: EngineArtifact) -> list[Int32]:
     return [rng.integers(5, vocab_size, length, dtype=np.int32) for length in lengths]
 
 
+def batch_of(*sequences: Int32) -> Batch:
+    return Batch.from_sequences([TokenSequence(ids) for ids in sequences])
+
+
 def run(engine: OpenVinoEngine, *sequences: Int32) -> Float32:
-    return engine.forward(Batch.from_sequences(sequences)).pooled
+    pooled = engine.forward(batch_of(*sequences)).pooled
+    assert pooled is not None
+    return pooled
 
 
 def test_a_row_comes_back_for_each_sequence(
@@ -147,6 +153,7 @@ def compile_sum_of_two_tokens() -> ov.CompiledModel:
     for parameter in (input_ids, attention_mask):
         parameter.output(0).set_names({parameter.get_friendly_name()})
     total = opset.convert(opset.add(input_ids, attention_mask), np.float32)
+    total.output(0).set_names({"embeddings"})
     return ov.compile_model(ov.Model([total], [input_ids, attention_mask]), "CPU")
 
 
@@ -200,7 +207,7 @@ def test_a_f32_engine_needs_no_bf16(
 
     engine = load_engine(artifact, EngineOptions(num_threads=1))
 
-    assert len(engine.forward(Batch.from_sequences(sequences[:1])).pooled) == 1
+    assert len(run(engine, sequences[0])) == 1
 
 
 def truncate(path: Path) -> None:
@@ -264,7 +271,7 @@ sys.setswitchinterval(1e-6)
 start = threading.Barrier(2)
 
 def call():
-    batch = Batch.from_sequences([np.ones(4, dtype=np.int32)])
+    batch = batch_of(np.ones(4, dtype=np.int32))
     start.wait()
     engine.forward(batch)
 

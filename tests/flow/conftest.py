@@ -6,12 +6,16 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import httpx2
 import pytest
 
 BEI = Path(sys.executable).parent / "bei"
-CONFIG = Path(__file__).parents[2] / "examples" / "all-minilm-l6-v2.yaml"
+EXAMPLES = Path(__file__).parents[2] / "examples"
+CONFIG = EXAMPLES / "all-minilm-l6-v2.yaml"
 
 
 @dataclass(frozen=True)
@@ -40,25 +44,39 @@ def serving(engine: Path, *arguments: str) -> Iterator[RunningServer]:
             process.wait(30)
 
 
-@pytest.fixture(scope="session")
-def build_minilm(
-    minilm_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[str], Path]:
-    """Build MiniLM in a precision, once a run."""
-    built: dict[str, Path] = {}
+def post(server: RunningServer, path: str, body: object, *, status: int = 200) -> Any:
+    """Send a body and return the answer's JSON; the status must be `status`."""
+    response = httpx2.post(server.url + path, json=body, timeout=60)
+    assert response.status_code == status, response.text
+    return response.json()
 
-    def build(precision: str) -> Path:
-        if precision not in built:
-            output = tmp_path_factory.mktemp("engines") / f"minilm-{precision}"
-            override = f"trt_llm.build.checkpoint_repository.repo={minilm_checkpoint}"
-            done = run_bei(
-                "build", CONFIG, "-o", output, "--set", override, "--precision", precision
-            )
+
+@pytest.fixture(scope="session")
+def build_example(
+    models_directory: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str, str], Path]:
+    """Build an example configuration of a test model in a precision, once a run."""
+    built: dict[tuple[str, str], Path] = {}
+
+    def build(name: str, precision: str) -> Path:
+        if (name, precision) not in built:
+            output = tmp_path_factory.mktemp("engines") / f"{name}-{precision}"
+            checkpoint = models_directory / name
+            assert checkpoint.is_dir(), f"{checkpoint} is missing; run `make models`"
+            override = f"trt_llm.build.checkpoint_repository.repo={checkpoint}"
+            arguments = [EXAMPLES / f"{name}.yaml", "-o", output, "--set", override]
+            done = run_bei("build", *arguments, "--precision", precision)
             assert done.returncode == 0, done.stderr
-            built[precision] = output
-        return built[precision]
+            built[name, precision] = output
+        return built[name, precision]
 
     return build
+
+
+@pytest.fixture(scope="session")
+def build_minilm(build_example: Callable[[str, str], Path]) -> Callable[[str], Path]:
+    """Build MiniLM in a precision, once a run."""
+    return partial(build_example, "all-minilm-l6-v2")
 
 
 def cpu_precisions() -> list[str]:

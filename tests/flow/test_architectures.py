@@ -10,7 +10,7 @@ from tests.flow.conftest import run_bei
 
 from beicli.artifact.directory import EngineArtifact
 from beicli.builder.texts import REFERENCE_TEXTS
-from beicli.pipeline.pipeline import embed_texts
+from beicli.pipeline.pipeline import compute_outputs
 
 pytestmark = pytest.mark.models
 
@@ -37,6 +37,10 @@ def build(
     return build
 
 
+def embed(engine: EngineArtifact, texts: Sequence[str]) -> np.ndarray:
+    return np.stack(compute_outputs(engine, texts))
+
+
 def min_cosine(a: np.ndarray, b: Sequence[Sequence[float]] | np.ndarray) -> float:
     return float(np.sum(a * np.asarray(b), axis=1).min())
 
@@ -50,7 +54,7 @@ def test_bert_as_roberta_gives_the_vectors_of_bert(
 
     assert roberta.manifest.model.position_offset == 1
     texts = REFERENCE_TEXTS
-    assert min_cosine(embed_texts(roberta, texts), embed_texts(bert, texts)) > 0.99999
+    assert min_cosine(embed(roberta, texts), embed(bert, texts)) > 0.99999
 
 
 def test_xlm_roberta_with_a_unigram_tokenizer_equals_sentence_transformers(
@@ -66,4 +70,4 @@ def test_xlm_roberta_with_a_unigram_tokenizer_equals_sentence_transformers(
     assert e5.manifest.limits.max_input_length == 512
     assert e5.manifest.model.prompts["query"] == "query: "
     expected = reference.encode(texts, normalize_embeddings=True)
-    assert min_cosine(embed_texts(e5, texts), expected) > 0.9999
+    assert min_cosine(embed(e5, texts), expected) > 0.9999

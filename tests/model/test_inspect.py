@@ -375,14 +375,6 @@ def test_an_encoder_decoder_is_refused(checkpoint: Path) -> None:
         inspect_checkpoint(checkpoint)
 
 
-@pytest.mark.parametrize("name", ["BertForSequenceClassification", "RobertaForTokenClassification"])
-def test_a_classifier_is_refused(checkpoint: Path, name: str) -> None:
-    change_json(checkpoint / "config.json", architectures=[name])
-
-    with pytest.raises(UnsupportedModelError, match=f"`{name}` is a classifier"):
-        inspect_checkpoint(checkpoint)
-
-
 def test_a_language_model_with_a_recipe_is_an_embedding_model(checkpoint: Path) -> None:
     change_json(checkpoint / "config.json", architectures=["Qwen3ForCausalLM"])
 

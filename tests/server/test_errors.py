@@ -93,7 +93,7 @@ def test_a_bug_is_500_without_its_words_and_is_found_in_the_log_by_its_id(
     def fail(*_: object, **__: object) -> None:
         raise KeyError("/secret/path")
 
-    monkeypatch.setattr("beicli.server.endpoints.create_response", fail)
+    monkeypatch.setattr("beicli.server.openai_embeddings.Embeddings", fail)
 
     with caplog.at_level(logging.ERROR):
         response = ask("POST", "/v1/embeddings", engine=FakeEngine(), json={"input": "w1"})

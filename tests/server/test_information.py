@@ -3,6 +3,7 @@ from tests.server.fakes import FakeEngine, ask
 
 from beicli import __version__
 from beicli.engine.cpu import available_cpus
+from beicli.model.spec import Task
 from beicli.server.exchange import Admission
 from beicli.server.options import ServerOptions
 
@@ -40,6 +41,7 @@ def test_info_has_the_keys_of_text_embeddings_inference() -> None:
         "model_dtype": "float32",
         "served_model_name": "tiny",
         "model_type": {"embedding": {"pooling": "mean"}},
+        "prompts": [],
         "max_concurrent_requests": 2048,
         "max_input_length": 16,
         "max_batch_tokens": 512,
@@ -51,6 +53,63 @@ def test_info_has_the_keys_of_text_embeddings_inference() -> None:
         "sha": None,
         "docker_label": None,
     }
+
+
+def test_info_says_what_the_operator_chose() -> None:
+    engine = FakeEngine(prompts={"query": "w9 ", "passage": "w8 "})
+    options = ServerOptions(
+        served_model_name="mine",
+        on_too_long="error",
+        max_client_batch_size=4,
+        max_concurrent_requests=5,
+    )
+
+    info = ask("GET", "/info", engine=engine, options=options).json()
+
+    assert (info["served_model_name"], info["auto_truncate"]) == ("mine", False)
+    assert (info["max_client_batch_size"], info["max_concurrent_requests"]) == (4, 5)
+    assert info["prompts"] == ["query", "passage"]
+
+
+@pytest.mark.parametrize(
+    ("task", "model_type"),
+    [
+        (Task.EMBEDDING, {"embedding": {"pooling": "mean"}}),
+        (Task.SPARSE_EMBEDDING, {"embedding": {"pooling": "splade"}}),
+        (
+            Task.CLASSIFICATION,
+            {
+                "classifier": {
+                    "id2label": {"0": "joy", "1": "anger", "2": "fear"},
+                    "label2id": {"joy": 0, "anger": 1, "fear": 2},
+                }
+            },
+        ),
+        (
+            Task.RERANKING,
+            {"reranker": {"id2label": {"0": "relevance"}, "label2id": {"relevance": 0}}},
+        ),
+        (
+            Task.TOKEN_CLASSIFICATION,
+            {
+                "token_classifier": {
+                    "id2label": {
+                        "0": "O",
+                        "1": "B-PER",
+                        "2": "I-PER",
+                        "3": "B-LOC",
+                        "4": "I-LOC",
+                    },
+                    "label2id": {"O": 0, "B-PER": 1, "I-PER": 2, "B-LOC": 3, "I-LOC": 4},
+                }
+            },
+        ),
+    ],
+)
+def test_info_says_what_kind_of_model_it_is(task: Task, model_type: dict[str, object]) -> None:
+    info = ask("GET", "/info", engine=FakeEngine(task=task)).json()
+
+    assert info["model_type"] == model_type
 
 
 @pytest.mark.parametrize("path", ["/health", "/ping", "/", "/ready"])
@@ -73,7 +132,7 @@ def test_health_costs_no_forward_pass_and_readiness_proves_one() -> None:
 def test_a_forward_pass_that_never_ends_makes_the_server_unhealthy(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("beicli.server.endpoints.STALL_LIMIT_S", 0.0)
+    monkeypatch.setattr("beicli.server.information.STALL_LIMIT_S", 0.0)
 
     response = ask("GET", "/health")
 
@@ -105,15 +164,19 @@ def test_an_engine_that_fails_is_not_ready() -> None:
 
 
 def test_an_unknown_path_is_404_and_lists_the_routes() -> None:
-    response = ask("POST", "/embed", json={})
+    response = ask("POST", "/embedding", json={})
 
     assert response.status_code == 404
-    assert response.json() == {
-        "error": "Unknown request URL: POST /embed",
-        "error_type": "NotFound",
-        "hint": "this server has POST /v1/embeddings, POST /embeddings, GET /health, GET /ready, "
-        "GET /metrics, GET /info, GET /v1/models, GET /v1/models/{model_id}, GET /ping, GET /",
-    }
+    body = response.json()
+    assert (body["error"], body["error_type"]) == (
+        "Unknown request URL: POST /embedding",
+        "NotFound",
+    )
+    routes = body["hint"].removeprefix("this server has ").split(", ")
+    assert len(routes) == len(set(routes))
+    assert {"POST /v1/embeddings", "POST /embed", "GET /v1/models/{model_id}", "GET /"} <= set(
+        routes
+    )
 
 
 @pytest.mark.parametrize("path", ["/v1/embedding", "/v1/embeddings/"])

@@ -3,14 +3,22 @@ import re
 import pytest
 from tests.server.fakes import FakeEngine, ask_all
 
+from beicli import __version__
+from beicli.model.spec import Task
+
 EMBEDDINGS = "/v1/embeddings"
 
 
-def scrape(*bodies: object, engine: FakeEngine | None = None) -> dict[str, float]:
-    """Samples of `/metrics` by name and labels, after some embeddings requests."""
-    requests = [("POST", EMBEDDINGS, {"json": body}) for body in bodies]
-    page = ask_all([*requests, ("GET", "/metrics", {})], engine=engine)[-1]
-    lines = [line for line in page.text.splitlines() if not line.startswith("#")]
+def scrape(
+    *bodies: object, engine: FakeEngine | None = None, route: str = EMBEDDINGS
+) -> dict[str, float]:
+    """Samples of `/metrics` by name and labels, after some requests."""
+    requests = [("POST", route, {"json": body}) for body in bodies]
+    return parse_samples(ask_all([*requests, ("GET", "/metrics", {})], engine=engine)[-1].text)
+
+
+def parse_samples(page: str) -> dict[str, float]:
+    lines = [line for line in page.splitlines() if not line.startswith("#")]
     return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines)}
 
 
@@ -21,9 +29,9 @@ def test_each_request_is_counted_once_by_method() -> None:
         assert samples[name + '{method="single"}'] == 1
         assert samples[name + '{method="batch"}'] == 2
     assert samples["te_embed_count"] == samples["te_embed_success"] == 4
-    for name in ("", "_tokenization", "_queue", "_inference"):
-        assert samples[f"te_request{name}_duration_count"] == 3
-    assert samples["te_embed_duration_count"] == 3
+    for part in ("", "_tokenization", "_queue", "_inference"):
+        assert samples[f"te_request{part}_duration_count"] == 3
+        assert samples[f"te_embed{part}_duration_count"] == 3
 
 
 @pytest.mark.parametrize(
@@ -60,25 +68,106 @@ def test_the_queue_is_read_when_the_page_is_asked_for() -> None:
     assert scrape()["te_queue_size"] == 0
 
 
-def test_counters_are_called_what_text_embeddings_inference_calls_them() -> None:
+def test_token_counts_of_inputs_are_observed_before_truncation() -> None:
+    samples = scrape({"input": ["w1 " * 40, "w1"]})
+
+    assert samples["te_request_input_length_count"] == 2
+    assert samples["te_request_input_length_sum"] == 42 + 3
+    assert samples['te_request_input_length_bucket{le="4.0"}'] == 1
+
+
+def test_every_answer_is_counted_by_its_route_and_status() -> None:
+    requests: list[tuple[str, str, dict[str, object]]] = [
+        ("POST", EMBEDDINGS, {"json": {"input": "w1"}}),
+        ("POST", f"/production/sync{EMBEDDINGS}", {"json": {"input": "w1"}}),
+        ("POST", EMBEDDINGS, {"json": {"input": []}}),
+        ("DELETE", EMBEDDINGS, {}),
+        ("GET", "/v1/models/a/b", {}),
+        ("GET", "/no-such-route", {}),
+        ("GET", "/nor/this", {}),
+        ("GET", "/health", {}),
+    ]
+
+    samples = parse_samples(ask_all([*requests, ("GET", "/metrics", {})])[-1].text)
+
+    found = {name: value for name, value in samples.items() if name.startswith("bei_requests")}
+    assert found == {
+        'bei_requests_total{route="/v1/embeddings",status="200"}': 2,
+        'bei_requests_total{route="/v1/embeddings",status="400"}': 1,
+        'bei_requests_total{route="/v1/embeddings",status="405"}': 1,
+        'bei_requests_total{route="/v1/models/{model_id}",status="404"}': 1,
+        'bei_requests_total{route="unknown",status="404"}': 2,
+        'bei_requests_total{route="/health",status="200"}': 1,
+    }
+
+
+def test_the_page_says_what_is_served() -> None:
+    samples = scrape()
+
+    labels = 'backend="openvino",model="tiny",precision="f32",task="embedding"'
+    assert samples[f'bei_build_info{{{labels},version="{__version__}"}}'] == 1
+
+
+@pytest.mark.parametrize(
+    ("task", "route", "body"),
+    [
+        (Task.CLASSIFICATION, "/predict", {"inputs": [["w1"], ["w2 w3"]]}),
+        (Task.RERANKING, "/rerank", {"query": "w1", "texts": ["w2", "w3"]}),
+        (Task.TOKEN_CLASSIFICATION, "/predict_tokens", {"inputs": [["w1"], ["w2"]]}),
+    ],
+)
+def test_scores_are_counted_in_a_family_of_their_own(
+    task: Task, route: str, body: dict[str, object]
+) -> None:
+    samples = scrape(body, engine=FakeEngine(task), route=route)
+
+    assert samples["te_predict_count"] == samples["te_predict_success"] == 2
+    assert samples["te_embed_count"] == 0
+    for part in ("", "_tokenization", "_queue", "_inference"):
+        assert samples[f"te_predict{part}_duration_count"] == 1
+        assert samples[f"te_embed{part}_duration_count"] == 0
+    assert (
+        samples['te_request_success{method="single"}']
+        + samples['te_request_success{method="batch"}']
+        == samples["te_request_duration_count"]
+        == 1
+    )
+
+
+@pytest.mark.parametrize(
+    ("route", "body"), [("/tokenize", {"inputs": "w1"}), ("/decode", {"ids": [4]})]
+)
+def test_a_request_that_asks_no_model_is_in_no_family(route: str, body: dict[str, object]) -> None:
+    samples = scrape(body, route=route)
+
+    assert samples['te_request_success{method="single"}'] == 1
+    assert samples["te_embed_count"] == samples["te_predict_count"] == 0
+    assert samples["te_request_tokenization_duration_count"] == 0
+
+
+def test_names_are_those_of_text_embeddings_inference() -> None:
     response = ask_all([("GET", "/metrics", {})])[0]
 
     assert response.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
     types = dict(re.findall(r"# TYPE (\S+) (\S+)", response.text))
-    assert types == {
-        "te_request_count": "counter",
-        "te_request_success": "counter",
+    durations = {
+        f"te_{family}{part}_duration": "histogram"
+        for family in ("request", "embed", "predict")
+        for part in ("", "_tokenization", "_queue", "_inference")
+    }
+    counts = {
+        f"te_{family}_{name}": "counter"
+        for family in ("request", "embed", "predict")
+        for name in ("count", "success")
+    }
+    assert types == durations | counts | {
         "te_request_failure": "counter",
-        "te_embed_count": "counter",
-        "te_embed_success": "counter",
-        "te_request_duration": "histogram",
-        "te_request_tokenization_duration": "histogram",
-        "te_request_queue_duration": "histogram",
-        "te_request_inference_duration": "histogram",
-        "te_embed_duration": "histogram",
+        "te_request_input_length": "histogram",
         "te_queue_size": "gauge",
         "te_batch_next_size": "histogram",
         "te_batch_next_tokens": "histogram",
         "bei_batch_padded_tokens_total": "counter",
         "bei_truncated_inputs_total": "counter",
+        "bei_requests_total": "counter",
+        "bei_build_info": "gauge",
     }

@@ -7,8 +7,7 @@ import signal
 import socket
 import struct
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -30,6 +29,7 @@ from tests.server.fakes import (
     make_pipeline,
     make_tokenizer,
     vector,
+    wait_until,
     word_ids,
 )
 
@@ -47,13 +47,6 @@ from beicli.server.run import (
 
 EMBEDDINGS = "/v1/embeddings"
 HEAD = b"POST /v1/embeddings HTTP/1.1\r\nhost: test\r\ncontent-type: application/json\r\n"
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + TIMEOUT_S
-    while not condition():
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.002)
 
 
 @contextmanager
@@ -461,11 +454,12 @@ def make_artifact(directory: Path) -> EngineArtifact:
     words = ops.gather(ops.constant(table.astype(np.float32)), ids, ops.constant(0))
     weights = ops.unsqueeze(ops.convert(mask, "f32"), ops.constant(-1))
     pooled = ops.reduce_sum(ops.multiply(words, weights), ops.constant(1))
+    pooled.output(0).set_names({"embeddings"})
     (directory / "openvino").mkdir(parents=True)
     (directory / "tokenizer").mkdir()
     ov.save_model(ov.Model([pooled], [ids, mask]), directory / "openvino" / "model.xml")
     make_tokenizer()._tokenizer.save(str(directory / "tokenizer" / "tokenizer.json"))
-    seal_artifact(directory, make_manifest())
+    seal_artifact(directory, make_manifest(has_tokens=False))
     return EngineArtifact.open(directory)
 
 

@@ -15,10 +15,12 @@ import pydantic
 from beicli.errors import ArtifactError
 from beicli.model.spec import ModelSpec
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST_NAME = "manifest.json"
 # Where the OpenVINO backend keeps its graph; the weights lie beside it.
 OPENVINO_MODEL = "openvino/model.xml"
+# Outputs with a row for every token; any other has one for each sequence.
+TOKEN_OUTPUTS = frozenset({"token_embeddings", "token_logits"})
 # A manifest lists a few dozen files; anything larger is not one.
 MAX_MANIFEST_BYTES = 4 * 1024 * 1024
 
@@ -84,6 +86,7 @@ class Manifest:
     created_at: UTC, ISO 8601. build: the resolved `trt_llm.build` section, as plain values.
     precision: what the engine computes in. cpu_features: what it needs of the CPU.
     toolchain: versions of what built it. files: every file but the manifest, by relative path.
+    default_route: where a Truss platform's bare predict path leads, if the configuration says.
     """
 
     format_version: int
@@ -101,6 +104,7 @@ class Manifest:
     limits: Limits
     toolchain: Mapping[str, str]
     files: Mapping[str, FileEntry]
+    default_route: str | None
 
 
 _ADAPTER = pydantic.TypeAdapter(Manifest)

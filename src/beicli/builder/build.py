@@ -17,8 +17,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-
 from beicli import __version__
 from beicli.artifact.directory import EngineArtifact, seal_artifact, stage_artifact
 from beicli.artifact.manifest import (
@@ -31,24 +29,22 @@ from beicli.artifact.manifest import (
     TensorInfo,
 )
 from beicli.builder import openvino
-from beicli.builder.accuracy import (
-    AccuracyReport,
-    Float32,
-    compare,
-    reference_embeddings,
-    require_accuracy,
-)
+from beicli.builder.accuracy import AccuracyReport, Float32, compare, require_accuracy
 from beicli.builder.checkpoint import Checkpoint, fetch_checkpoint
-from beicli.builder.graph import INPUTS, EmbeddingModule, export_onnx, load_module
-from beicli.builder.texts import GOLDEN_TEXTS, REFERENCE_TEXTS
+from beicli.builder.describe import describe_checkpoint, describe_precision, describe_spec
+from beicli.builder.golden import GOLDEN_NAME, write_golden
+from beicli.builder.graph import TaskModule, export_onnx, graph_inputs
+from beicli.builder.loading import load_module
+from beicli.builder.reference import reference_outputs
+from beicli.builder.samples import Sample, golden_samples, reference_samples
 from beicli.config.load import LoadedConfig, to_dict, to_yaml
-from beicli.config.schema import BaseModel, CheckpointRepository, QuantizationType
-from beicli.errors import BuildError, UsageError
+from beicli.config.schema import BaseModel, CheckpointRepository, Config, QuantizationType
+from beicli.errors import ConfigError, UsageError
 from beicli.model.inspect import inspect_checkpoint
+from beicli.model.rerank_templates import RerankRequest, missing_template_warning
 from beicli.model.spec import ModelSpec, Pooling
 
 REPORT_NAME = "report.json"
-GOLDEN_NAME = "golden.npz"
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 _TOOLCHAIN = ("torch", "transformers", "onnx", "onnxscript", "openvino", "tokenizers", "numpy")
 
@@ -88,47 +84,48 @@ class Progress(Protocol):
     def warn(self, message: str) -> None: ...
 
 
-Embed = Callable[[EngineArtifact, Sequence[str]], Float32]
+Compute = Callable[[EngineArtifact, Sequence[Sample]], list[Float32]]
 
 
 def build_engine(
-    loaded: LoadedConfig, options: BuildOptions, *, embed: Embed, progress: Progress
+    loaded: LoadedConfig, options: BuildOptions, *, compute: Compute, progress: Progress
 ) -> BuildResult:
     """Build the engine that `loaded` describes and rename it to `options.output`.
 
-    embed: embeds texts with a finished directory, on the path that serves; [num_texts, dimension].
+    compute: computes the outputs of samples with a finished directory, on the path that serves, as
+    `reference_outputs` describes them.
     Raises a BeiError that names the step's problem; nothing is left behind then.
     """
     repository = _check_buildable(loaded, options, progress)
+    rerank = RerankRequest.from_metadata(loaded.config.model_metadata, repository=repository.repo)
+    pooling = options.pooling or _configured_pooling(loaded.config)
     precision = openvino.choose_precision(options.precision)
     with stage_artifact(options.output, force=options.force) as staging:
         with _step(progress, "Fetched") as say:
             checkpoint = fetch_checkpoint(
                 repository, config_directory=loaded.path.parent, offline=options.offline
             )
-            say(_describe_checkpoint(repository, checkpoint))
+            say(describe_checkpoint(repository, checkpoint))
         with _step(progress, "Inspected") as say:
-            spec = inspect_checkpoint(checkpoint.path, pooling=options.pooling)
-            say(_describe_spec(spec))
+            spec = inspect_checkpoint(checkpoint.path, pooling=pooling, rerank=rerank)
+            say(describe_spec(spec))
+        _warn_of_spec(spec, pooling, progress)
         with _step(progress, "Exported") as say:
             module = load_module(checkpoint.path, spec)
             onnx_path = staging / "export" / "model.onnx"
             onnx_path.parent.mkdir()
-            export_onnx(module, onnx_path)
+            export_onnx(module, spec, onnx_path)
             say(f"{sum(p.numel() for p in module.parameters()) / 1e6:,.1f} M parameters")
         with _step(progress, "Compiled") as say:
             outputs = openvino.convert(onnx_path, staging)
             shutil.rmtree(onnx_path.parent)
-            say(_describe_precision(precision, asked=options.precision))
+            say(describe_precision(precision, asked=options.precision))
         manifest = _manifest(loaded, _source(repository, checkpoint), spec, precision, outputs)
         _copy_companions(staging, checkpoint.path, loaded)
         seal_artifact(staging, manifest)
         with _step(progress, "Checked") as say:
-            report = _check(staging, module, checkpoint.path, manifest, embed)
-            say(
-                f"cosine min {report.cosine_min:.6f}, mean {report.cosine_mean:.6f} "
-                f"over {report.num_texts} texts"
-            )
+            report = _check(staging, module, checkpoint.path, manifest, compute)
+            say(report.summary)
         manifest = seal_artifact(staging, manifest)
     return BuildResult(EngineArtifact(options.output, manifest), report)
 
@@ -161,28 +158,45 @@ def _check_buildable(
     return build.checkpoint_repository
 
 
+def _configured_pooling(config: Config) -> Pooling | None:
+    """Read the variable by which text-embeddings-inference is told; a Truss has no key for it."""
+    name = config.environment_variables.get("POOLING")
+    if not name:
+        return None
+    try:
+        return Pooling(name.replace("-", "_"))
+    except ValueError:
+        raise ConfigError(
+            f"`environment_variables.POOLING` is `{name}`; one of {', '.join(Pooling)} is wanted"
+        ) from None
+
+
+def _warn_of_spec(spec: ModelSpec, pooling: Pooling | None, progress: Progress) -> None:
+    if spec.pooling is None and pooling is not None:
+        progress.warn(f"pooling `{pooling}` has no effect: `{spec.architecture}` has a head")
+    warning = missing_template_warning(
+        model_type=spec.model_type, labels=spec.labels, template=spec.rerank_template
+    )
+    if warning is not None:
+        progress.warn(warning)
+
+
 def _check(
-    staging: Path, module: EmbeddingModule, checkpoint: Path, manifest: Manifest, embed: Embed
+    staging: Path, module: TaskModule, checkpoint: Path, manifest: Manifest, compute: Compute
 ) -> AccuracyReport:
     """Compare the staged engine with the reference; write `report.json` and `golden.npz`."""
-    texts = REFERENCE_TEXTS
+    spec = manifest.model
+    samples = reference_samples(spec)
     limit = manifest.limits.max_input_length
-    reference = reference_embeddings(
-        module, checkpoint, manifest.model, texts, max_input_length=limit
-    )
-    candidate = embed(EngineArtifact.open(staging), texts)
-    if candidate.shape != reference.shape:
-        raise BuildError(
-            f"the engine gives vectors of shape {candidate.shape}, the reference {reference.shape}"
-        )
-    report = compare(reference, candidate, texts, precision=manifest.precision)
+    reference = reference_outputs(module, checkpoint, spec, samples, max_input_length=limit)
+    candidate = compute(EngineArtifact.open(staging), samples)
+    report = compare(reference, candidate, samples, spec=spec, precision=manifest.precision)
     require_accuracy(report)
     text = json.dumps(asdict(report), indent=2, ensure_ascii=False) + "\n"
     (staging / REPORT_NAME).write_text(text, encoding="utf-8")
-    golden = [texts.index(text) for text in GOLDEN_TEXTS]
-    np.savez_compressed(
-        staging / GOLDEN_NAME, texts=np.array(GOLDEN_TEXTS), embeddings=reference[golden]
-    )
+    golden = golden_samples(spec)
+    outputs = [reference[samples.index(sample)] for sample in golden]
+    write_golden(staging / GOLDEN_NAME, golden, outputs)
     return report
 
 
@@ -206,7 +220,7 @@ def _manifest(
         backend="openvino",
         precision=precision,
         cpu_features=openvino.cpu_features(precision),
-        inputs=INPUTS,
+        inputs=graph_inputs(spec),
         outputs=outputs,
         limits=Limits(
             max_num_tokens=build.max_num_tokens,
@@ -216,6 +230,7 @@ def _manifest(
         toolchain={"python": platform.python_version()}
         | {name: importlib.metadata.version(name) for name in _TOOLCHAIN},
         files={},
+        default_route=loaded.config.trt_llm.runtime.webserver_default_route,
     )
 
 
@@ -245,22 +260,3 @@ def _step(progress: Progress, name: str) -> Iterator[Callable[[str], None]]:
     progress.started(name)
     yield details.append
     progress.finished(name, details[-1], time.monotonic() - started_at)
-
-
-def _describe_checkpoint(repository: CheckpointRepository, checkpoint: Checkpoint) -> str:
-    revision = f"@{checkpoint.resolved_revision[:7]}" if checkpoint.resolved_revision else ""
-    return f"{repository.repo}{revision}, {checkpoint.size_bytes / 1e6:,.1f} MB"
-
-
-def _describe_spec(spec: ModelSpec) -> str:
-    return (
-        f"{spec.architecture}, pooling {spec.pooling}, {spec.embedding_dimension} dimensions, "
-        f"inputs up to {spec.max_input_length:,} tokens"
-    )
-
-
-def _describe_precision(precision: Precision, *, asked: Precision | None) -> str:
-    if asked is not None:
-        return f"OpenVINO, {precision} as asked"
-    why = "this CPU computes it" if precision == "bf16" else "this CPU has no bf16"
-    return f"OpenVINO, {precision}: {why}"

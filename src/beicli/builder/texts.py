@@ -1,4 +1,4 @@
-"""The texts every engine is compared on: short, long, many scripts, code, and hardly anything."""
+"""The texts and pairs every engine is compared on: short, long, many scripts, code, hardly any."""
 
 _SHORT = (
     "Hello",
@@ -123,4 +123,17 @@ GOLDEN_TEXTS: tuple[str, ...] = (
     _CODE[0],
     _HARDLY_ANYTHING[1],
     _OVERLONG[0],
+)
+
+_QUERIES = (_SHORT[1], _SHORT[10], _SHORT[11], _SCRIPTS[6], _CODE[1])
+_DOCUMENTS = (_SHORT[9], _LONGER[0], _LONGER[2], _LONGER[3], _SCRIPTS[0], _CODE[0])
+# A query and a text for it: what fits every window, then what has to be cut.
+SHORT_PAIRS: tuple[tuple[str, str], ...] = tuple(
+    (query, document) for query in _QUERIES for document in _DOCUMENTS
+)
+OVERLONG_PAIRS: tuple[tuple[str, str], ...] = (
+    *((_QUERIES[0], document) for document in _OVERLONG),
+    (_OVERLONG[0], _DOCUMENTS[0]),
+    (_OVERLONG[2], _OVERLONG[1]),
+    (_QUERIES[0], _HARDLY_ANYTHING[3]),
 )

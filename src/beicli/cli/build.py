@@ -32,7 +32,7 @@ def build(
         ),
     ] = "auto",
     pooling: Annotated[
-        Literal["cls", "mean", "last_token"] | None,
+        Literal["cls", "mean", "last_token", "splade"] | None,
         typer.Option(envvar="BEI_POOLING", help="Override the checkpoint's pooling."),
     ] = None,
     overrides: Annotated[
@@ -57,8 +57,9 @@ def build(
     loaded = load_config(config, overrides=overrides or ())
     with needs_extra():
         from beicli.builder.build import BuildOptions, build_engine
+    from beicli.model.rerank_templates import template_name
     from beicli.model.spec import Pooling
-    from beicli.pipeline.pipeline import embed_texts
+    from beicli.pipeline.pipeline import compute_outputs
 
     # A terminated build cleans up as an interrupted one does.
     signal.signal(signal.SIGTERM, _raise_interrupt)
@@ -73,13 +74,20 @@ def build(
     for problem in loaded.warnings:
         print_warning(str(problem), problem.hint)
     with StepProgress() as progress:
-        result = build_engine(loaded, options, embed=embed_texts, progress=progress)
+        result = build_engine(loaded, options, compute=compute_outputs, progress=progress)
     if as_json:
         manifest = result.artifact.manifest
+        model = manifest.model
+        template = model.rerank_template
         print_json(
             {
                 "path": str(output),
                 "name": manifest.name,
+                "task": model.task,
+                "architecture": model.architecture,
+                "pooling": model.pooling,
+                "num_labels": len(model.labels),
+                "rerank_template": None if template is None else template_name(template),
                 "backend": manifest.backend,
                 "precision": manifest.precision,
                 "source": asdict(manifest.source),

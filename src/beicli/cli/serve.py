@@ -1,7 +1,7 @@
 """`bei serve`: an engine directory over HTTP."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -34,6 +34,31 @@ def serve(
     max_body_mib: Annotated[
         int, typer.Option(envvar="BEI_MAX_BODY_MIB", min=1, help="Longest request body, in MiB.")
     ] = 64,
+    on_too_long: Annotated[
+        Literal["truncate", "error"],
+        typer.Option(
+            envvar="BEI_ON_TOO_LONG",
+            help="What becomes of an input beyond the model's window, unless the request says.",
+        ),
+    ] = "truncate",
+    rerank_order: Annotated[
+        Literal["input", "score"],
+        typer.Option(
+            envvar="BEI_RERANK_ORDER",
+            help="Order of what /rerank answers: the texts', or best first.",
+        ),
+    ] = "input",
+    api_key: Annotated[
+        str | None,
+        typer.Option(
+            envvar="BEI_API_KEY",
+            help="Key that requests must bring; given here, it shows in the list of processes.",
+        ),
+    ] = None,
+    api_key_file: Annotated[
+        Path | None,
+        typer.Option(envvar="BEI_API_KEY_FILE", help="File with one accepted key a line."),
+    ] = None,
     drain_timeout_s: Annotated[
         float,
         typer.Option(
@@ -64,6 +89,9 @@ def serve(
         max_client_batch_size=max_client_batch_size,
         max_concurrent_requests=max_concurrent_requests,
         max_body_bytes=max_body_mib * 1024 * 1024,
+        on_too_long=on_too_long,
+        rerank_order=rerank_order,
+        api_keys=_read_api_keys(api_key, api_key_file),
         drain_timeout_s=drain_timeout_s,
         engine=EngineOptions(num_slots=num_slots, num_threads=num_threads),
     )
@@ -77,3 +105,23 @@ def serve(
         )
 
     run_server(artifact, options, on_ready=announce)
+
+
+def _read_api_keys(api_key: str | None, file: Path | None) -> tuple[str, ...]:
+    """Return the keys given; a file that holds none is an error, as it would let everybody in."""
+    from beicli.errors import UsageError
+
+    keys = [] if api_key is None else [api_key]
+    if file is not None:
+        try:
+            lines = file.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"`{file}` cannot be read: {error}") from error
+        keys += [line.strip() for line in lines if line.strip()]
+    if not keys and (api_key is not None or file is not None):
+        raise UsageError(
+            f"`{file}` holds no key", hint="write one key a line, or leave `--api-key-file` out"
+        )
+    if any(not key.strip() for key in keys):
+        raise UsageError("`--api-key` is empty", hint="leave it out to let everybody in")
+    return tuple(keys)

@@ -6,8 +6,8 @@ from typing import Self
 import numpy as np
 
 from beicli.artifact.directory import EngineArtifact
-from beicli.artifact.manifest import OPENVINO_MODEL, Manifest
-from beicli.engine.batch import Batch, EngineOutput
+from beicli.artifact.manifest import OPENVINO_MODEL, TOKEN_OUTPUTS, Manifest
+from beicli.engine.batch import Batch, EngineOutput, Float32, TokenSequence, pad
 from beicli.engine.cpu import available_cpus
 from beicli.errors import ArtifactError
 from beicli.openvino_api import ov
@@ -23,6 +23,10 @@ class OpenVinoEngine:
 
     def __init__(self, compiled: ov.CompiledModel, manifest: Manifest, *, num_slots: int) -> None:
         self._pad_token_id = manifest.model.pad_token_id
+        self._takes_token_type_ids = manifest.model.takes_token_type_ids
+        names = [output.name for output in manifest.outputs]
+        self._pooled = next((name for name in names if name not in TOKEN_OUTPUTS), None)
+        self._tokens = next((name for name in names if name in TOKEN_OUTPUTS), None)
         self._preferred_num_tokens = min(PREFERRED_NUM_TOKENS, manifest.limits.max_num_tokens)
         self._num_slots = num_slots
         self._compiled: ov.CompiledModel | None = compiled
@@ -61,7 +65,7 @@ class OpenVinoEngine:
         # Now, while one thread has the engine: the bindings set themselves up at their first call,
         # and two first calls at once wait for each other for ever (OpenVINO 2026.4).
         for _ in range(slots):
-            engine.forward(Batch.from_sequences([np.zeros(1, dtype=np.int32)]))
+            engine.forward(Batch.from_sequences([TokenSequence(np.zeros(1, dtype=np.int32))]))
         return engine
 
     @property
@@ -74,14 +78,29 @@ class OpenVinoEngine:
 
     def forward(self, batch: Batch) -> EngineOutput:
         """Run one batch on a free infer request."""
-        input_ids, attention_mask = batch.padded(self._pad_token_id)
-        inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
+        is_token = batch.is_token()
+        inputs = {
+            "input_ids": pad(batch.input_ids, is_token, self._pad_token_id),
+            "attention_mask": is_token.astype(np.int32),
+        }
+        if self._takes_token_type_ids:
+            type_ids = batch.token_type_ids
+            inputs["token_type_ids"] = (
+                np.zeros_like(inputs["input_ids"])
+                if type_ids is None
+                else pad(type_ids, is_token, 0)
+            )
         request = self._free.get()
         try:
             # Without share_inputs a larger batch than the last fails: the old tensor is too small.
             outputs = request.infer(inputs, share_inputs=True, share_outputs=True)
-            # The shared output is overwritten by the next call on this request: copy it out.
-            return EngineOutput(pooled=np.array(outputs[0], dtype=np.float32))
+            # Shared outputs are overwritten by the next call on this request: copy them out.
+            return EngineOutput(
+                pooled=None if self._pooled is None else _copy(outputs[self._pooled]),
+                tokens=outputs[self._tokens][is_token]
+                if batch.needs_tokens and self._tokens is not None
+                else None,
+            )
         finally:
             self._free.put(request)
 
@@ -112,3 +131,7 @@ def _check_precision(core: ov.Core, manifest: Manifest) -> None:
             hint="rebuild here with `bei build --precision f32`, or serve on a CPU with "
             "AVX512_BF16 or AMX",
         )
+
+
+def _copy(values: Float32) -> Float32:
+    return np.array(values, dtype=np.float32)

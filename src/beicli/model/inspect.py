@@ -4,13 +4,21 @@ Nothing is loaded and no code of the checkpoint runs: these are JSON files and a
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from beicli.errors import CheckpointError, UnsupportedModelError
+from beicli.model.classifier import (
+    classifier_task,
+    read_activation,
+    read_labels,
+    takes_token_type_ids,
+)
 from beicli.model.files import CheckpointFile, read_json
 from beicli.model.recipe import Recipe, read_recipe
-from beicli.model.spec import ModelSpec, Pooling, Task
+from beicli.model.rerank_templates import RerankRequest, choose_reranking
+from beicli.model.spec import ModelSpec, Pooling, ScoreActivation, Task
 
 # These count positions from the padding id + 1, so the first rows of the table are never used.
 _OFFSET_MODEL_TYPES = frozenset(
@@ -42,10 +50,26 @@ _SENTENCE_CONFIG_NAMES = (
 _NO_LIMIT = 1_000_000
 
 
-def inspect_checkpoint(directory: Path, *, pooling: Pooling | None = None) -> ModelSpec:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _TaskFacts:
+    """What follows from the task; the rest of a ModelSpec is the same for every task."""
+
+    task: Task
+    recipe: Recipe | None = None
+    labels: tuple[str, ...] = ()
+    score_activation: ScoreActivation | None = None
+
+
+def inspect_checkpoint(
+    directory: Path,
+    *,
+    pooling: Pooling | None = None,
+    rerank: RerankRequest = RerankRequest(),  # noqa: B008 - frozen
+) -> ModelSpec:
     """Read what the checkpoint in `directory` is.
 
-    pooling: overrides the checkpoint's own, and stands in for missing pooling files.
+    pooling: overrides the checkpoint's own, and stands in for missing pooling files; classifiers
+    have none. rerank: what the user says of reranking.
     Raises CheckpointError when a file is missing or wrong, UnsupportedModelError when the model
     is of a kind that cannot be served; both name the file.
     """
@@ -56,8 +80,9 @@ def inspect_checkpoint(directory: Path, *, pooling: Pooling | None = None) -> Mo
     _refuse_quantized(config)
     _check_weights(directory)
     _check_tokenizer(directory)
-    recipe = read_recipe(directory, pooling=pooling)
-    architecture = _architecture(config, has_recipe=(directory / "modules.json").is_file())
+    architecture = _architecture(config)
+    facts = _task_facts(directory, config, architecture, pooling)
+    recipe = facts.recipe or Recipe(None, (), normalize=False)
     hidden_size = config.require_count(_first_key(config, "hidden_size", "dim", "d_model"))
     _check_dimensions(recipe, hidden_size)
     vocab_size = config.require_count("vocab_size")
@@ -68,21 +93,25 @@ def inspect_checkpoint(directory: Path, *, pooling: Pooling | None = None) -> Mo
         _first_key(config, "max_position_embeddings", "max_trained_positions", "n_positions")
     )
     sentence_config = _sentence_config(directory)
-    prompts, default_prompt_name = _read_prompts(directory)
+    tokenizer_config = CheckpointFile.read_optional(directory, "tokenizer_config.json")
+    prompts, default_prompt_name = _read_prompts(directory) if facts.recipe else ({}, None)
+    reranking = choose_reranking(
+        rerank, task=facts.task, model_type=model_type, labels=facts.labels
+    )
     return ModelSpec(
         architecture=architecture,
         model_type=model_type,
-        task=Task.EMBEDDING,
+        task=facts.task,
         pooling=recipe.pooling,
         hidden_size=hidden_size,
-        embedding_dimension=recipe.dense[-1].out_features if recipe.dense else hidden_size,
+        embedding_dimension=_embedding_dimension(recipe, hidden_size, vocab_size),
         num_hidden_layers=config.require_count(
             _first_key(config, "num_hidden_layers", "n_layers", "num_layers")
         ),
         vocab_size=vocab_size,
         max_position_embeddings=positions,
         position_offset=offset,
-        max_input_length=_max_input_length(directory, sentence_config, positions - offset),
+        max_input_length=_max_input_length(sentence_config, tokenizer_config, positions - offset),
         pad_token_id=pad_token_id,
         normalize=recipe.normalize,
         do_lower_case=sentence_config.get("do_lower_case", bool, False),
@@ -90,10 +119,15 @@ def inspect_checkpoint(directory: Path, *, pooling: Pooling | None = None) -> Mo
         prompts=prompts,
         default_prompt_name=default_prompt_name,
         dtype=_dtype(config),
+        labels=facts.labels,
+        score_activation=facts.score_activation,
+        relevance_label=reranking.label,
+        rerank_template=reranking.template,
+        takes_token_type_ids=takes_token_type_ids(config, tokenizer_config, facts.task),
     )
 
 
-def _architecture(config: CheckpointFile, *, has_recipe: bool) -> str:
+def _architecture(config: CheckpointFile) -> str:
     names = config.values.get("architectures")
     if not isinstance(names, list) or not names or not isinstance(names[0], str):
         raise CheckpointError("`config.json` has no `architectures`, so its task is unknown")
@@ -101,20 +135,50 @@ def _architecture(config: CheckpointFile, *, has_recipe: bool) -> str:
     if config.values.get("is_encoder_decoder") is True:
         raise UnsupportedModelError(
             f"`config.json`: `{name}` is an encoder-decoder model",
-            hint="choose an encoder or a decoder-only embedding model",
-        )
-    if name.endswith("Classification"):
-        raise UnsupportedModelError(
-            f"`config.json`: `{name}` is a classifier; this version serves embedding models"
-        )
-    # Embedding models are often saved with their language-modelling head; the recipe decides.
-    if not name.endswith("Model") and not has_recipe:
-        raise UnsupportedModelError(
-            f"`config.json`: `{name}` is not an embedding model, and there is no `modules.json` "
-            "that makes it one",
-            hint="save it with sentence-transformers, which writes `modules.json`",
+            hint="choose an encoder or a decoder-only model",
         )
     return name
+
+
+def _task_facts(
+    directory: Path, config: CheckpointFile, architecture: str, pooling: Pooling | None
+) -> _TaskFacts:
+    """Decide the task, in the order of text-embeddings-inference."""
+    is_masked_lm = architecture.endswith("ForMaskedLM")
+    if architecture.endswith("Classification"):
+        labels = read_labels(config, architecture)
+        task = classifier_task(architecture, labels)
+        return _TaskFacts(task=task, labels=labels, score_activation=read_activation(config, task))
+    has_recipe = (directory / "modules.json").is_file()
+    # Embedding models are often saved with their language-modelling head; the recipe decides.
+    is_encoder = architecture.endswith("Model") or has_recipe
+    if not is_encoder and pooling is not Pooling.SPLADE:
+        raise UnsupportedModelError(
+            f"`config.json`: `{architecture}` is not an embedding model, and there is no "
+            "`modules.json` that makes it one",
+            hint="build it with `--pooling splade` if it gives sparse embeddings, else save it "
+            "with sentence-transformers, which writes `modules.json`"
+            if is_masked_lm
+            else "save it with sentence-transformers, which writes `modules.json`",
+        )
+    recipe = read_recipe(directory, pooling=pooling)
+    if recipe.pooling is not Pooling.SPLADE:
+        return _TaskFacts(task=Task.EMBEDDING, recipe=recipe)
+    if not is_masked_lm:
+        raise UnsupportedModelError(
+            "Splade pooling is not supported: model is not a ForMaskedLM model",
+            hint=f"`config.json` names `{architecture}`; SPLADE needs the language-modelling head "
+            "of a `...ForMaskedLM` checkpoint",
+        )
+    return _TaskFacts(task=Task.SPARSE_EMBEDDING, recipe=recipe)
+
+
+def _embedding_dimension(recipe: Recipe, hidden_size: int, vocab_size: int) -> int:
+    if recipe.pooling is None:
+        return 0
+    if recipe.pooling is Pooling.SPLADE:
+        return vocab_size
+    return recipe.dense[-1].out_features if recipe.dense else hidden_size
 
 
 def _refuse_quantized(config: CheckpointFile) -> None:
@@ -189,13 +253,14 @@ def _check_dimensions(recipe: Recipe, hidden_size: int) -> None:
         size = module.out_features
 
 
-def _max_input_length(directory: Path, sentence_config: CheckpointFile, positions: int) -> int:
+def _max_input_length(
+    sentence_config: CheckpointFile, tokenizer_config: CheckpointFile, positions: int
+) -> int:
     """Tokens an input may have: the recipe's limit, else the tokenizer's, within the positions."""
     if positions < 1:
         raise CheckpointError("`config.json`: `max_position_embeddings` leaves no position to use")
     limit = sentence_config.get("max_seq_length", int, 0)
     if limit < 1:
-        tokenizer_config = CheckpointFile.read_optional(directory, "tokenizer_config.json")
         stated = tokenizer_config.values.get("model_max_length")
         limit = stated if isinstance(stated, int) and 0 < stated < _NO_LIMIT else positions
     return min(limit, positions)

@@ -23,6 +23,9 @@ _MODE_BY_FLAG = {
 }
 # The order they are compiled in; another order, or a second pooling, would mean something else.
 _MODULE_ORDER = ("Transformer", "Pooling", "Dense", "Normalize")
+# A SparseEncoder's. Since version 5.4 its first module is a Transformer with another task.
+_SPARSE_MODULES = ({"Transformer", "MLMTransformer"}, {"SpladePooling"})
+_SPARSE_ONLY = frozenset({"MLMTransformer", "SpladePooling"})
 # sentence-transformers' own classes; a checkpoint may also bring classes of its own.
 _MODULE_PREFIX = "sentence_transformers."
 _OVERRIDE_HINT = "pass `--pooling cls|mean|last_token` if you know how the model was trained"
@@ -30,9 +33,12 @@ _OVERRIDE_HINT = "pass `--pooling cls|mean|last_token` if you know how the model
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """Pooling, then Dense modules in order, then unit length or not."""
+    """Pooling, then Dense modules in order, then unit length or not.
 
-    pooling: Pooling
+    pooling: None for classifiers, which have no recipe.
+    """
+
+    pooling: Pooling | None
     dense: tuple[DenseModule, ...]
     normalize: bool
 
@@ -42,6 +48,9 @@ def read_recipe(directory: Path, *, pooling: Pooling | None = None) -> Recipe:
 
     pooling: overrides the checkpoint's, and allows for a checkpoint without a recipe.
     """
+    if pooling is Pooling.SPLADE:
+        # It weighs the vocabulary: what a recipe does with pooled vectors does not apply.
+        return Recipe(pooling, (), normalize=False)
     path = directory / "modules.json"
     if not path.is_file():
         if pooling is not None:
@@ -51,7 +60,10 @@ def read_recipe(directory: Path, *, pooling: Pooling | None = None) -> Recipe:
             hint=_OVERRIDE_HINT,
         )
     modules = _read_modules(path)
-    _check_order([kind for kind, _ in modules])
+    kinds = [kind for kind, _ in modules]
+    if not _SPARSE_ONLY.isdisjoint(kinds):
+        return _read_sparse_recipe(directory, modules, pooling)
+    _check_order(kinds)
     if pooling is None:
         pooling_folder = next((folder for kind, folder in modules if kind == "Pooling"), None)
         if pooling_folder is None:
@@ -78,17 +90,52 @@ def _read_modules(path: Path) -> list[tuple[str, str]]:
         if folder.startswith("/") or ".." in Path(folder).parts:
             raise CheckpointError(f"`{path}` names `{folder}`, which lies outside the checkpoint")
         name = kind.rsplit(".", 1)[-1]
-        is_ours = kind.startswith(_MODULE_PREFIX) and name in {*_MODULE_ORDER, "Dropout"}
-        if not is_ours:
+        known = {*_MODULE_ORDER, *_SPARSE_ONLY, "Dropout"}
+        if not kind.startswith(_MODULE_PREFIX) or name not in known:
             raise UnsupportedModelError(
                 f"`modules.json` uses the module `{kind}`, which cannot be compiled",
                 hint="supported are Transformer, Pooling, Dense, Dropout and Normalize of "
-                "sentence-transformers",
+                "sentence-transformers, and MLMTransformer with SpladePooling",
             )
         # Dropout does nothing outside training.
         if name != "Dropout":
             modules.append((name, folder))
     return modules
+
+
+def _read_sparse_recipe(
+    directory: Path, modules: list[tuple[str, str]], pooling: Pooling | None
+) -> Recipe:
+    """Read the recipe of a SparseEncoder: vocabulary weights, the maximum over the tokens."""
+    kinds = [kind for kind, _ in modules]
+    if len(kinds) != len(_SPARSE_MODULES) or any(
+        kind not in wanted for kind, wanted in zip(kinds, _SPARSE_MODULES, strict=True)
+    ):
+        raise UnsupportedModelError(
+            f"`modules.json` chains {', '.join(kinds)}; compiled for sparse embeddings is one "
+            "MLMTransformer, then one SpladePooling"
+        )
+    if pooling is None:
+        _check_splade_pooling(directory, modules[1][1])
+    return Recipe(pooling or Pooling.SPLADE, (), normalize=False)
+
+
+def _check_splade_pooling(directory: Path, folder: str) -> None:
+    name = f"{folder}/config.json"
+    if not (directory / name).is_file():
+        raise CheckpointError(
+            f"sparse embedding checkpoint is missing `{name}` (expected at `{directory / name}`)",
+            hint="pass `--pooling splade` if the model was trained with max pooling and ReLU",
+        )
+    config = CheckpointFile.read(directory, name)
+    for key, supported in (("pooling_strategy", "max"), ("activation_function", "relu")):
+        found = config.get(key, str, supported)
+        if found != supported:
+            raise UnsupportedModelError(
+                f"`{name}` has `{key}: {found}`; supported is `{supported}`: the maximum over the "
+                "tokens of log(1 + ReLU)",
+                hint="choose a SPLADE model of version 2 or later",
+            )
 
 
 def _check_order(kinds: list[str]) -> None:

@@ -6,17 +6,35 @@ from enum import StrEnum
 
 
 class Task(StrEnum):
-    """What the model answers."""
+    """What the model answers.
+
+    Classification has several labels for a text or a pair of texts, reranking one: relevance.
+    """
 
     EMBEDDING = "embedding"
+    SPARSE_EMBEDDING = "sparse_embedding"
+    CLASSIFICATION = "classification"
+    RERANKING = "reranking"
+    TOKEN_CLASSIFICATION = "token_classification"
 
 
 class Pooling(StrEnum):
-    """How token vectors become one vector."""
+    """How token vectors become one vector.
+
+    splade: log(1 + relu) of the masked-language-model head's logits, the maximum over the tokens.
+    """
 
     CLS = "cls"
     MEAN = "mean"
     LAST_TOKEN = "last_token"
+    SPLADE = "splade"
+
+
+class ScoreActivation(StrEnum):
+    """How a classifier's logits become scores: over all labels together, or each for itself."""
+
+    SOFTMAX = "softmax"
+    SIGMOID = "sigmoid"
 
 
 class Activation(StrEnum):
@@ -49,7 +67,9 @@ class ModelSpec:
     """A checkpoint's architecture, task and limits.
 
     architecture: the transformers class, such as `BertModel`.
-    embedding_dimension: of what comes out, after Dense modules.
+    pooling: None for classifiers, whose heads need none.
+    embedding_dimension: of what comes out, after Dense modules; the vocabulary's size for sparse
+        embeddings, 0 for classifiers.
     max_position_embeddings: rows of the position table, as `config.json` states them.
     position_offset: rows a RoBERTa-like model never uses: its padding id + 1; else 0.
     max_input_length: tokens an input may have, special tokens included.
@@ -57,12 +77,18 @@ class ModelSpec:
     do_lower_case: whether texts are lowercased before tokenising.
     prompts: named texts to put before an input; default_prompt_name is used when none is asked for.
     dtype: of the stored weights, such as `float32`.
+    labels: what the outputs of a classifier stand for, in their order; else empty.
+    score_activation: of classifiers, token classifiers included; else None.
+    relevance_label: index of the label whose score ranks a text for a query; None if none does.
+    rerank_template: Jinja text of `query` and `document` that a causal reranker is asked with;
+        None if query and text are given as a pair.
+    takes_token_type_ids: whether the graph is told which tokens belong to the second text.
     """
 
     architecture: str
     model_type: str
     task: Task
-    pooling: Pooling
+    pooling: Pooling | None
     hidden_size: int
     embedding_dimension: int
     num_hidden_layers: int
@@ -77,3 +103,8 @@ class ModelSpec:
     prompts: Mapping[str, str]
     default_prompt_name: str | None
     dtype: str
+    labels: tuple[str, ...] = ()
+    score_activation: ScoreActivation | None = None
+    relevance_label: int | None = None
+    rerank_template: str | None = None
+    takes_token_type_ids: bool = False

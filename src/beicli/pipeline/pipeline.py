@@ -1,54 +1,52 @@
-"""Text in, numbers out: tokenise, schedule, post-process; the server's path and the gate's."""
+"""Text in, numbers out: tokenise, schedule, post-process. The only path to an engine's answers."""
 
 import asyncio
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from types import TracebackType
-from typing import Self
+from dataclasses import replace
 
 import numpy as np
 
 from beicli.artifact.directory import EngineArtifact
-from beicli.artifact.manifest import Manifest
+from beicli.artifact.manifest import TOKEN_OUTPUTS, Manifest
 from beicli.engine.base import Engine
-from beicli.engine.batch import Float32, Int32
-from beicli.engine.cpu import available_cpus
-from beicli.engine.load import EngineOptions, load_engine
-from beicli.errors import EngineError, RequestError
-from beicli.pipeline.postprocess import l2_normalize, truncate_dimensions
-from beicli.pipeline.tokenizer import TextOrIds, Tokenizer, TokenizerPool
-from beicli.scheduler.queue import BatchLimits
-from beicli.scheduler.scheduler import BatchScheduler, FinishedBatch
+from beicli.engine.batch import Float32
+from beicli.errors import WrongTaskError
+from beicli.model.spec import Task
+from beicli.pipeline.entities import AggregationStrategy, EntityFinder
+from beicli.pipeline.loaded_engine import LoadedEngine
+from beicli.pipeline.postprocess import (
+    activate,
+    check_dimensions,
+    l2_normalize,
+    own,
+    relevance_logits,
+    sigmoid,
+    to_sparse,
+    truncate_dimensions,
+)
+from beicli.pipeline.prompts import choose_prompt, find_prompt
+from beicli.pipeline.results import (
+    EmbeddingResult,
+    EntityResult,
+    PredictionResult,
+    RerankResult,
+    SparseEmbeddingResult,
+    TokenEmbeddingResult,
+    TokenizedText,
+    Usage,
+)
+from beicli.pipeline.scoring import Ranking, ScoringEncoder
+from beicli.pipeline.tokenizer import TextOrIds, TextPair, Tokenizer, Truncation
+from beicli.pipeline.windows import merge_texts, window_texts
+from beicli.scheduler.scheduler import FinishedBatch
 
 
-@dataclass(frozen=True, slots=True)
-class Timing:
-    """Where a request's time went, in seconds; queue and inference are means over its inputs."""
+class InferencePipeline(LoadedEngine):
+    """One loaded engine and what it is asked; lives on one event loop.
 
-    tokenization_s: float
-    queue_s: float
-    inference_s: float
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class EmbeddingResult:
-    """What `embed` returns.
-
-    embeddings: [num_inputs, dimensions], float32, unit length, in the order of the inputs.
-    num_tokens: tokens computed, special tokens included, after truncation.
-    num_truncated_inputs: how many inputs lost tokens to the length limit.
+    Every method that infers raises RequestError for a bad input, WrongTaskError if the model does
+    not do what is asked, and EngineError when the engine fails.
     """
-
-    embeddings: Float32
-    num_tokens: int
-    num_truncated_inputs: int
-    timing: Timing
-
-
-class InferencePipeline:
-    """One loaded engine with its tokenizer and scheduler; lives on one event loop."""
 
     def __init__(
         self,
@@ -58,137 +56,227 @@ class InferencePipeline:
         *,
         on_batch: Callable[[FinishedBatch], None] | None = None,
     ) -> None:
-        self._manifest = manifest
-        self._tokenizer = TokenizerPool(tokenizer, num_threads=available_cpus())
-        limits = BatchLimits(
-            max_num_tokens=manifest.limits.max_num_tokens,
-            max_batch_size=manifest.limits.max_batch_size,
-            preferred_num_tokens=engine.preferred_num_tokens,
-        )
-        self._scheduler = BatchScheduler(engine, limits, on_batch=on_batch)
-        self._canary: Int32 = tokenizer.encode(["ready"])[0].input_ids
-
-    @classmethod
-    def open(
-        cls,
-        artifact: EngineArtifact,
-        *,
-        options: EngineOptions | None = None,
-        on_batch: Callable[[FinishedBatch], None] | None = None,
-    ) -> Self:
-        """Load the engine and the tokenizer of an opened engine directory."""
-        engine = load_engine(artifact, options or EngineOptions())
-        tokenizer = open_tokenizer(artifact.path, artifact.manifest)
-        return cls(artifact.manifest, tokenizer, engine, on_batch=on_batch)
-
-    @property
-    def manifest(self) -> Manifest:
-        return self._manifest
-
-    @property
-    def num_waiting(self) -> int:
-        """Sequences waiting for a slot."""
-        return self._scheduler.num_waiting
+        # First, since this refuses a damaged prompt and the engine's threads do not run yet.
+        self._scoring = ScoringEncoder(tokenizer, manifest.model.rerank_template)
+        super().__init__(manifest, tokenizer, engine, on_batch=on_batch)
 
     async def embed(
-        self, inputs: Sequence[TextOrIds], *, dimensions: int | None = None
+        self,
+        inputs: Sequence[TextOrIds],
+        *,
+        dimensions: int | None = None,
+        normalize: bool = True,
+        prompt: str | None = None,
+        truncation: Truncation = Truncation(),  # noqa: B008 - frozen
     ) -> EmbeddingResult:
-        """Embed texts or token ids; `dimensions` keeps the first ones and renormalises.
+        """Embed texts or token ids.
 
-        Raises RequestError for a bad input, EngineError when the engine fails.
+        dimensions: keep the first so many, then renormalise. normalize: scale to unit length.
+        prompt: put before each text; None takes the checkpoint's default (see `find_prompt`).
         """
-        self._check_dimensions(dimensions)
-        started_at = time.monotonic()
-        encodings = await self._tokenizer.encode(inputs, prefix=self._default_prompt())
-        tokenization_s = time.monotonic() - started_at
-        result = await self._scheduler.submit([encoding.input_ids for encoding in encodings])
-        rows = truncate_dimensions(np.stack(result.outputs), dimensions)
-        return EmbeddingResult(
-            embeddings=l2_normalize(rows),
-            num_tokens=sum(len(encoding.input_ids) for encoding in encodings),
-            num_truncated_inputs=sum(encoding.num_dropped_tokens > 0 for encoding in encodings),
-            timing=Timing(tokenization_s, result.queue_s, result.inference_s),
+        self._require(Task.EMBEDDING, "Model is not an embedding model")
+        check_dimensions(dimensions, full=self.model.embedding_dimension)
+        outputs, usage = await self._embed(inputs, prompt, truncation)
+        rows = truncate_dimensions(np.stack(outputs), dimensions)
+        return EmbeddingResult(l2_normalize(rows) if normalize else rows, usage)
+
+    async def embed_tokens(
+        self,
+        inputs: Sequence[TextOrIds],
+        *,
+        prompt: str | None = None,
+        truncation: Truncation = Truncation(),  # noqa: B008 - frozen
+    ) -> TokenEmbeddingResult:
+        """Return the hidden state of every token, before pooling and not normalised."""
+        if self.model.task is Task.SPARSE_EMBEDDING:
+            raise WrongTaskError("Backend error: `embed_all` is not available for SPLADE models")
+        self._require(Task.EMBEDDING, "Model is not an embedding model")
+        if not any(output.name in TOKEN_OUTPUTS for output in self._manifest.outputs):
+            raise WrongTaskError(
+                "this engine has no token embeddings",
+                hint="rebuild it with `bei build`, which adds them",
+            )
+        outputs, usage = await self._embed(inputs, prompt, truncation, needs_tokens=True)
+        return TokenEmbeddingResult([own(rows) for rows in outputs], usage)
+
+    async def embed_sparse(
+        self,
+        inputs: Sequence[TextOrIds],
+        *,
+        prompt: str | None = None,
+        truncation: Truncation = Truncation(),  # noqa: B008 - frozen
+    ) -> SparseEmbeddingResult:
+        """Return each input's weights over the vocabulary."""
+        self._require(Task.SPARSE_EMBEDDING, "Model is not an embedding model with SPLADE pooling")
+        outputs, usage = await self._embed(inputs, prompt, truncation)
+        return SparseEmbeddingResult([to_sparse(row) for row in outputs], usage)
+
+    async def predict(
+        self,
+        inputs: Sequence[str | TextPair],
+        *,
+        raw_scores: bool = False,
+        truncation: Truncation = Truncation(),  # noqa: B008 - frozen
+    ) -> PredictionResult:
+        """Score each label for texts and pairs of texts.
+
+        A reranker with a prompt gets pairs of query and document written into it, and texts as
+        they are.
+        """
+        if self.model.task not in {Task.CLASSIFICATION, Task.RERANKING}:
+            raise WrongTaskError("Backend error: Model is not a classifier model")
+        encodings, tokenization_s = await self._tokenize(
+            lambda: self._scoring.encode(inputs, truncation), self._scoring.num_characters(inputs)
+        )
+        outputs, usage = await self._run(encodings, tokenization_s)
+        logits = np.stack(outputs)
+        return PredictionResult(logits if raw_scores else self._activate(logits), usage)
+
+    async def rerank(
+        self,
+        query: str,
+        texts: Sequence[str],
+        *,
+        raw_scores: bool = False,
+        truncation: Truncation = Truncation(),  # noqa: B008 - frozen
+    ) -> RerankResult:
+        """Score how relevant each text is for `query`; equal texts are computed once."""
+        label = self.model.relevance_label
+        if label is None:
+            raise WrongTaskError("Backend error: model is not a re-ranker model")
+        assert self.model.score_activation is not None, "classifiers have one"
+        ranking = Ranking.of(query, texts)
+        encodings, tokenization_s = await self._tokenize(
+            lambda: self._scoring.encode_ranking(ranking, truncation),
+            self._scoring.num_characters(ranking.pairs()),
+        )
+        outputs, computed = await self._run(encodings, tokenization_s)
+        logits = relevance_logits(
+            np.stack(outputs), label=label, activation=self.model.score_activation
+        )
+        scores = logits if raw_scores else sigmoid(logits)
+        usage = replace(
+            computed,
+            input_lengths=tuple(computed.input_lengths[row] for row in ranking.rows),
+            num_truncated_inputs=sum(encodings[row].num_dropped_tokens > 0 for row in ranking.rows),
+        )
+        return RerankResult(scores[list(ranking.rows)], usage)
+
+    async def predict_tokens(
+        self,
+        texts: Sequence[str],
+        *,
+        aggregation_strategy: AggregationStrategy = AggregationStrategy.NONE,
+        raw_scores: bool = False,
+        truncation: Truncation = Truncation(),  # noqa: B008 - frozen
+    ) -> EntityResult:
+        """Find the named entities of texts; see `EntityFinder.find`.
+
+        Without truncation a text of any length is computed, in overlapping windows.
+        """
+        self._require(Task.TOKEN_CLASSIFICATION, "Model is not a token classifier model")
+        num_characters = sum(map(len, texts))
+        windowed, tokenization_s = await self._tokenize(
+            lambda: window_texts(self._tokenizer, texts, truncation), num_characters
+        )
+        encodings = [encoding for text in windowed for encoding in text.encodings()]
+        outputs, usage = await self._run(encodings, tokenization_s, needs_tokens=True)
+        finder = EntityFinder(self.model.labels, self._tokenizer.word_rule)
+        entities = await self._threads.run(
+            lambda: finder.find(
+                [text.text for text in windowed],
+                merge_texts(windowed, outputs),
+                strategy=aggregation_strategy,
+                raw_scores=raw_scores,
+            ),
+            num_characters=num_characters,
+        )
+        lengths = tuple(text.original_length for text in windowed)
+        return EntityResult(entities, replace(usage, input_lengths=lengths))
+
+    async def tokenize(
+        self, texts: Sequence[str], *, add_special_tokens: bool = True, prompt: str = ""
+    ) -> list[TokenizedText]:
+        """Tokenise whole texts; no model is asked."""
+        return await self._threads.run(
+            lambda: self._tokenizer.tokenize(
+                texts, prefix=prompt, add_special_tokens=add_special_tokens
+            ),
+            num_characters=sum(map(len, texts)) + len(prompt) * len(texts),
         )
 
-    async def warm_up(self) -> None:
-        """Run one short and one full-length sequence; raises EngineError if either fails."""
-        longest = min(self._manifest.limits.max_input_length, self._scheduler.limits.max_num_tokens)
-        await self._scheduler.submit([self._canary])
-        await self._scheduler.submit([np.resize(self._canary, longest)])
+    async def decode(
+        self, sequences: Sequence[list[int]], *, skip_special_tokens: bool = True
+    ) -> list[str]:
+        """Turn token ids back into texts; no model is asked."""
+        return await self._threads.run(
+            lambda: self._tokenizer.decode(sequences, skip_special_tokens=skip_special_tokens),
+            num_characters=sum(map(len, sequences)),
+        )
 
-    def stalled_for_s(self) -> float:
-        """The scheduler's heartbeat: how long the slowest running forward pass has been at it."""
-        return self._scheduler.stalled_for_s()
+    def find_prompt(self, *, prompt_name: str | None, input_type: str | None) -> str:
+        """Return the text the checkpoint wants before an input; see `prompts.find_prompt`."""
+        return find_prompt(self.model, prompt_name=prompt_name, input_type=input_type)
 
-    async def check_ready(self, *, max_age_s: float, timeout_s: float) -> None:
-        """Return if a forward pass succeeded within `max_age_s`, or one does so now.
+    async def outputs(self, samples: Sequence[str | TextPair]) -> list[Float32]:
+        """Return what each sample's answer is made from, in the order of `samples`.
 
-        Raises EngineError or UnhealthyError if not.
+        [dimension] of unit length for embeddings, [vocab_size] for sparse ones; logits, of
+        classifiers and rerankers [num_labels], of token classifiers [num_tokens, num_labels], whose
+        samples are cut to the window.
         """
-        if self._scheduler.last_forward_age_s() <= max_age_s:
-            return
-        try:
-            await asyncio.wait_for(self._scheduler.submit([self._canary]), timeout_s)
-        except TimeoutError as error:
-            raise EngineError(f"no forward pass finished within {timeout_s:g} s") from error
+        match self.model.task:
+            case Task.EMBEDDING:
+                return list((await self.embed(_texts(samples))).embeddings)
+            case Task.CLASSIFICATION | Task.RERANKING:
+                return list((await self.predict(samples, raw_scores=True)).scores)
+            case task:
+                outputs, _ = await self._embed(
+                    _texts(samples),
+                    None,
+                    Truncation(),
+                    needs_tokens=task is Task.TOKEN_CLASSIFICATION,
+                )
+                return outputs
 
-    def close(self) -> None:
-        """Finish what is queued, then free threads and engine."""
-        self._scheduler.close()
-        self._tokenizer.close()
+    def _require(self, task: Task, message: str) -> None:
+        if self.model.task is not task:
+            raise WrongTaskError(f"Backend error: {message}")
 
-    def __enter__(self) -> Self:
-        return self
+    def _activate(self, logits: Float32) -> Float32:
+        assert self.model.score_activation is not None, "classifiers have one"
+        return activate(logits, self.model.score_activation)
 
-    def __exit__(
+    async def _embed(
         self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def _default_prompt(self) -> str:
-        model = self._manifest.model
-        name = model.default_prompt_name
-        return "" if name is None else model.prompts[name]
-
-    def _check_dimensions(self, dimensions: int | None) -> None:
-        if dimensions is None:
-            return
-        if dimensions <= 0:
-            raise RequestError(
-                "Input validation error: `dimensions` should be positive",
-                hint=f"{dimensions} was given",
-                param="dimensions",
-            )
-        full = self._manifest.model.embedding_dimension
-        if dimensions > full:
-            raise RequestError(
-                "Input validation error: `dimensions` should be smaller than the maximum "
-                "embedding dimension.",
-                hint=f"{dimensions} was given; this model's embeddings have {full} dimensions",
-                param="dimensions",
-            )
+        inputs: Sequence[TextOrIds],
+        prompt: str | None,
+        truncation: Truncation,
+        *,
+        needs_tokens: bool = False,
+    ) -> tuple[list[Float32], Usage]:
+        prefix = choose_prompt(self.model, inputs, prompt)
+        encodings, tokenization_s = await self._tokenize(
+            lambda: self._tokenizer.encode(inputs, prefix=prefix, truncation=truncation),
+            sum(map(len, inputs)) + len(prefix) * len(inputs),
+        )
+        return await self._run(encodings, tokenization_s, needs_tokens=needs_tokens)
 
 
-def open_tokenizer(directory: Path, manifest: Manifest) -> Tokenizer:
-    """Load the tokenizer of an engine directory, with the engine's length limit."""
-    return Tokenizer.open(
-        directory / "tokenizer",
-        max_input_length=manifest.limits.max_input_length,
-        lowercase=manifest.model.do_lower_case,
-    )
-
-
-def embed_texts(artifact: EngineArtifact, texts: Sequence[str]) -> Float32:
-    """Embed `texts` with an engine directory from synchronous code; [num_texts, dimension].
+def compute_outputs(artifact: EngineArtifact, samples: Sequence[str | TextPair]) -> list[Float32]:
+    """Compute `InferencePipeline.outputs` with an engine directory from synchronous code.
 
     The same path as the server's, scheduler included: this is what the accuracy gate measures.
     """
 
-    async def run() -> Float32:
+    async def run() -> list[Float32]:
         with InferencePipeline.open(artifact) as pipeline:
-            return (await pipeline.embed(texts)).embeddings
+            return await pipeline.outputs(samples)
 
     return asyncio.run(run())
+
+
+def _texts(samples: Sequence[str | TextPair]) -> list[str]:
+    texts = [sample for sample in samples if isinstance(sample, str)]
+    assert len(texts) == len(samples), "only classifiers and rerankers take pairs"
+    return texts

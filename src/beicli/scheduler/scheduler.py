@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from beicli.engine.base import Engine
-from beicli.engine.batch import Batch, Float32, Int32
+from beicli.engine.batch import Batch, EngineOutput, Float32, TokenSequence
 from beicli.errors import BeiError, EngineError, UnhealthyError
 from beicli.scheduler.queue import BatchLimits, QueuedSequence, SequenceQueue
 
@@ -27,7 +27,8 @@ logger = logging.getLogger(__name__)
 class ForwardResult:
     """What became of one request.
 
-    outputs: one row per sequence, in the order they were submitted.
+    outputs: of each sequence in the order they were submitted its row, [dimension], or, where
+        tokens were asked for, [num_tokens, dimension].
     queue_s, inference_s: waiting and computing time, means over the sequences.
     """
 
@@ -53,7 +54,8 @@ class FinishedBatch:
 class _Request:
     """One caller's sequences and what has come back of them."""
 
-    sequences: Sequence[Int32]
+    sequences: Sequence[TokenSequence]
+    needs_tokens: bool
     done: "asyncio.Future[None]"
     submitted_at: float
     rows: list[Float32 | None] = field(default_factory=list)
@@ -122,14 +124,17 @@ class BatchScheduler:
         at = self._last_forward_at
         return float("inf") if at is None else time.monotonic() - at
 
-    async def submit(self, sequences: Sequence[Int32]) -> ForwardResult:
-        """Queue a request's sequences, each [length] int32, and wait for all their rows.
+    async def submit(
+        self, sequences: Sequence[TokenSequence], *, needs_tokens: bool = False
+    ) -> ForwardResult:
+        """Queue a request's sequences and wait for all their outputs.
 
+        needs_tokens: wait for the output of every token, not for that of each sequence.
         Cancelling the awaiting task takes what still waits out of the queue.
         Raises EngineError if a sequence cannot be computed, UnhealthyError while closing, and
         ValueError if a sequence is empty or above the token limit.
         """
-        request = _Request(sequences, self._loop.create_future(), time.monotonic())
+        request = _Request(sequences, needs_tokens, self._loop.create_future(), time.monotonic())
         request.rows = [None] * len(sequences)
         request.num_missing = len(sequences)
         entries = [QueuedSequence(request, row, len(ids)) for row, ids in enumerate(sequences)]
@@ -191,13 +196,16 @@ class BatchScheduler:
         So a poisonous input ends up alone and its batch mates still get their answers.
         """
         try:
-            batch = Batch.from_sequences([e.request.sequences[e.row] for e in entries])
-            pooled = self._engine.forward(batch).pooled
+            batch = Batch.from_sequences(
+                [entry.request.sequences[entry.row] for entry in entries],
+                needs_tokens=any(entry.request.needs_tokens for entry in entries),
+            )
+            rows = _rows(entries, batch, self._engine.forward(batch))
         except Exception as error:  # noqa: BLE001 - the boundary to a foreign runtime
             self._split_or_fail(entries, error)
             return
         self._last_forward_at = time.monotonic()
-        for entry, row in zip(entries, pooled, strict=True):
+        for entry, row in zip(entries, rows, strict=True):
             if np.isfinite(row).all():
                 entry.request.rows[entry.row] = row
             else:
@@ -241,3 +249,18 @@ class BatchScheduler:
                     inference_s=inference_s,
                 )
             )
+
+
+def _rows(entries: _Entries, batch: Batch, output: EngineOutput) -> list[Float32]:
+    """Give each entry its part of the output, of its tokens or of itself.
+
+    Requests that want the one and requests that want the other may share a batch.
+    """
+    starts = batch.cu_seqlens
+    rows = []
+    for index, entry in enumerate(entries):
+        source = output.tokens if entry.request.needs_tokens else output.pooled
+        assert source is not None, "the pipeline asks for what the engine has"
+        needs_tokens = entry.request.needs_tokens
+        rows.append(source[starts[index] : starts[index + 1]] if needs_tokens else source[index])
+    return rows

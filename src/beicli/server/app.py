@@ -1,24 +1,35 @@
 """The routes, and what happens where there is none."""
 
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.routing import Route
+from starlette.routing import Match, Route
 
 from beicli.pipeline.pipeline import InferencePipeline
-from beicli.server.endpoints import (
-    EmbeddingsHandler,
-    InferenceEndpoint,
-    InformationEndpoints,
-    ServerState,
-)
+from beicli.server.authentication import RequireApiKey
+from beicli.server.cohere_embed import CohereEmbedHandler
+from beicli.server.cohere_rerank import CohereRerankHandler
+from beicli.server.entities import PredictTokensHandler
 from beicli.server.errors import AnswerErrors, MethodNotAllowedError, UnknownRouteError
 from beicli.server.exchange import Admission, FinishRequestBody
+from beicli.server.inference import InferenceEndpoint, InferenceHandler, ServerState
+from beicli.server.information import InformationEndpoints
 from beicli.server.metrics import ServerMetrics
+from beicli.server.openai_embeddings import EmbeddingsHandler
+from beicli.server.openapi.endpoints import DescriptionEndpoints
 from beicli.server.options import ServerOptions
+from beicli.server.paths import PlatformPaths, why_unserved
+from beicli.server.predict import PredictHandler
+from beicli.server.rerank import RerankHandler
+from beicli.server.sparse import EmbedSparseHandler
+from beicli.server.tasks import platform_route, root_route
+from beicli.server.tei_embeddings import EmbedAllHandler, EmbedHandler, SimilarityHandler
+from beicli.server.tokens import DecodeHandler, TokenizeHandler
+from beicli.server.traffic import CountAnswers
+from beicli.server.vertex import VertexHandler
 
 
 def create_app(
@@ -40,9 +51,16 @@ def create_app(
         admission=admission or Admission(options.max_concurrent_requests),
     )
     state.metrics.watch_queue(lambda: pipeline.num_waiting)
+    state.metrics.describe(pipeline.manifest, served_model_name=state.model_name)
     app = Starlette(
         routes=_routes(state),
-        middleware=[Middleware(FinishRequestBody), Middleware(AnswerErrors)],
+        middleware=[
+            Middleware(PlatformPaths, default_route=platform_route(pipeline.manifest)),
+            Middleware(CountAnswers, metrics=state.metrics),
+            Middleware(FinishRequestBody),
+            Middleware(RequireApiKey, api_keys=options.api_keys),
+            Middleware(AnswerErrors),
+        ],
         exception_handlers={HTTPException: _refuse},
     )
     # A redirect would make a POST with a stray slash fail further away from its cause.
@@ -52,38 +70,70 @@ def create_app(
 
 def _routes(state: ServerState) -> list[Route]:
     """List the routes, the busy ones first: they are tried in this order."""
-    embeddings = InferenceEndpoint(state, EmbeddingsHandler(state))
+    handlers = _handlers(state)
+    by_model_type = handlers[root_route(state.pipeline.model)]
+    handlers["/"] = handlers["/invocations"] = by_model_type
+    handlers["/vertex"] = VertexHandler(state, by_model_type)
     information = InformationEndpoints(state)
+    description = DescriptionEndpoints(state)
     return [
-        Route("/v1/embeddings", embeddings, methods=["POST"]),
-        Route("/embeddings", embeddings, methods=["POST"]),
+        *(
+            Route(path, InferenceEndpoint(state, handler), methods=["POST"])
+            for path, handler in handlers.items()
+        ),
         Route("/health", information.health),
         Route("/ready", information.ready),
         Route("/metrics", information.metrics),
         Route("/info", information.info),
         Route("/v1/models", information.models),
         Route("/v1/models/{model_id:path}", information.model),
+        Route("/openapi.json", description.openapi),
+        Route("/api-doc/openapi.json", description.openapi),
+        Route("/docs", description.docs),
         Route("/ping", information.health),
         Route("/", information.health),
     ]
+
+
+def _handlers(state: ServerState) -> dict[str, InferenceHandler[Any]]:
+    """Return what answers `POST` at each path."""
+    embeddings = EmbeddingsHandler(state)
+    return {
+        "/v1/embeddings": embeddings,
+        "/embeddings": embeddings,
+        "/embed": EmbedHandler(state),
+        "/embed_all": EmbedAllHandler(state),
+        "/similarity": SimilarityHandler(state),
+        "/v2/embed": CohereEmbedHandler(state),
+        "/embed_sparse": EmbedSparseHandler(state),
+        "/rerank": RerankHandler(state),
+        "/v1/rerank": CohereRerankHandler(state, api_version="1"),
+        "/v2/rerank": CohereRerankHandler(state, api_version="2"),
+        "/predict": PredictHandler(state),
+        "/predict_tokens": PredictTokensHandler(state),
+        "/tokenize": TokenizeHandler(state),
+        "/decode": DecodeHandler(state),
+    }
 
 
 async def _refuse(request: Request, error: Exception) -> NoReturn:
     """Explain a path or method that no route takes."""
     assert isinstance(error, HTTPException)
     method, path = request.method, request.scope["path"]
+    app: Starlette = request.app
+    routes = [route for route in app.routes if isinstance(route, Route)]
     if error.status_code == MethodNotAllowedError.http_status:
-        methods = sorted((error.headers or {})["Allow"].split(", "))
+        here = [route for route in routes if route.matches(request.scope)[0] is not Match.NONE]
+        methods = sorted({method for route in here for method in route.methods or ()})
         raise MethodNotAllowedError(
             f"`{path}` does not take {method}",
             hint=f"use {' or '.join(methods)}",
             allow=", ".join(methods),
         )
-    app: Starlette = request.app
-    routes = [route for route in app.routes if isinstance(route, Route)]
     known = ", ".join(f"{_shown_method(route)} {route.path_format}" for route in routes)
     raise UnknownRouteError(
-        f"Unknown request URL: {method} {path}", hint=f"this server has {known}"
+        f"Unknown request URL: {method} {path}",
+        hint=why_unserved(path) or f"this server has {known}",
     )
 
 

@@ -22,6 +22,7 @@ from beicli.errors import (
     RequestError,
     TokenizerError,
     UnhealthyError,
+    WrongTaskError,
 )
 
 logger = logging.getLogger(__name__)
@@ -86,6 +87,7 @@ class Words:
 WORDS: Mapping[type[BeiError], Words] = {
     BeiError: Words("server_error", "internal_error", "internal"),
     EngineError: Words("server_error", "engine_error", "inference"),
+    WrongTaskError: Words("invalid_request_error", "wrong_model_type", "model_type"),
     UnhealthyError: Words("server_error", "service_unavailable", "unhealthy"),
     OverloadedError: Words("rate_limit_error", "rate_limit_exceeded", "overloaded"),
     RequestError: Words("invalid_request_error", "invalid_value", "validation"),
@@ -108,8 +110,8 @@ def words_for(error: BeiError) -> Words:
 
 
 def speaks_openai(path: str) -> bool:
-    """Whether errors at `path` take OpenAI's shape; all others take TEI's."""
-    return path.startswith("/v1/") or path == "/embeddings"
+    """Whether errors at `path` take OpenAI's shape, also on Cohere's routes."""
+    return path.startswith(("/v1/", "/v2/")) or path == "/embeddings"
 
 
 def error_response(error: BeiError, *, path: str) -> Response:

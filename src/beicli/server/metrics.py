@@ -7,6 +7,8 @@ body is understood appears in `te_request_failure` alone.
 
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, get_args
 
 from prometheus_client import (
     CollectorRegistry,
@@ -17,7 +19,9 @@ from prometheus_client import (
     generate_latest,
 )
 
-from beicli.pipeline.pipeline import EmbeddingResult
+from beicli import __version__
+from beicli.artifact.manifest import Manifest
+from beicli.pipeline.results import Usage
 from beicli.scheduler.scheduler import FinishedBatch
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -25,12 +29,66 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 DURATION_BUCKETS = [1e-5 * 1.5**n for n in range(1, 36)]
 SIZE_BUCKETS = [2**n for n in range(13)]
 TOKEN_BUCKETS = [2**n for n in range(21)]
+BUILD_LABELS = ("version", "model", "task", "backend", "precision")
 
 # The client library ends every counter in `_total`; the `te_` names have no such ending.
 _TE_COUNTER = re.compile(rb"\b(te_\w+)_total\b")
 
 # One gauge more for each series, with the time it began: noise for whoever reads the page.
 disable_created_metrics()  # type: ignore[no-untyped-call]  # as published
+
+
+# Whose counters a request is counted in, beside those of all requests; a handler that only
+# tokenises has none.
+Family = Literal["embed", "predict"]
+
+
+@dataclass(frozen=True, slots=True)
+class RequestSize:
+    """How much a request asks for; is_batch: whether it came as a list, if only of one."""
+
+    num_inputs: int
+    num_characters: int
+    is_batch: bool
+
+
+class _Durations:
+    """How long requests took, and the parts of it."""
+
+    def __init__(self, prefix: str, whole: str, registry: CollectorRegistry) -> None:
+        def histogram(name: str, documentation: str) -> Histogram:
+            return Histogram(
+                f"{prefix}{name}_duration",
+                f"{documentation}, seconds",
+                buckets=DURATION_BUCKETS,
+                registry=registry,
+            )
+
+        self._whole = histogram("", whole)
+        self._tokenization = histogram("_tokenization", "Tokenising a request's inputs")
+        self._queue = histogram("_queue", "Waiting, mean over the inputs")
+        self._inference = histogram("_inference", "Forward pass, mean over the inputs")
+
+    def observe(self, whole_s: float, usage: Usage | None) -> None:
+        """Account for one request; usage: None where no model was asked."""
+        self._whole.observe(whole_s)
+        if usage is not None:
+            self._tokenization.observe(usage.timing.tokenization_s)
+            self._queue.observe(usage.timing.queue_s)
+            self._inference.observe(usage.timing.inference_s)
+
+
+class _FamilyMetrics:
+    """What one family of routes counts: its inputs, and the time of its requests."""
+
+    def __init__(self, family: Family, registry: CollectorRegistry) -> None:
+        self.count = Counter(f"te_{family}_count", f"Inputs to {family}", registry=registry)
+        self.success = Counter(
+            f"te_{family}_success", f"Inputs answered by {family} routes", registry=registry
+        )
+        self.durations = _Durations(
+            f"te_{family}", f"{family} requests, complete body to result", registry
+        )
 
 
 class ServerMetrics:
@@ -45,28 +103,17 @@ class ServerMetrics:
         self._failure = self._counter(
             "te_request_failure", "Inference requests not answered, by reason", "err"
         )
-        self._embed_count = self._counter("te_embed_count", "Inputs to embed")
-        self._embed_success = self._counter("te_embed_success", "Inputs embedded")
-        self._durations = {
-            "request": self._duration("te_request_duration", "From complete body to answer"),
-            "tokenization": self._duration(
-                "te_request_tokenization_duration", "Tokenising a request's inputs"
-            ),
-            "queue": self._duration("te_request_queue_duration", "Waiting, mean over the inputs"),
-            "inference": self._duration(
-                "te_request_inference_duration", "Forward pass, mean over the inputs"
-            ),
-            "embed": self._duration("te_embed_duration", "From inputs to vectors, per request"),
+        self._durations = _Durations("te_request", "From complete body to answer", self._registry)
+        self._input_length = self._histogram(
+            "te_request_input_length", "Tokens an input, before truncation", TOKEN_BUCKETS
+        )
+        self._families = {
+            family: _FamilyMetrics(family, self._registry) for family in get_args(Family)
         }
         self._queue_size = Gauge("te_queue_size", "Inputs waiting", registry=self._registry)
-        self._batch_size = Histogram(
-            "te_batch_next_size", "Inputs a batch", buckets=SIZE_BUCKETS, registry=self._registry
-        )
-        self._batch_tokens = Histogram(
-            "te_batch_next_tokens",
-            "Tokens a batch, without padding",
-            buckets=TOKEN_BUCKETS,
-            registry=self._registry,
+        self._batch_size = self._histogram("te_batch_next_size", "Inputs a batch", SIZE_BUCKETS)
+        self._batch_tokens = self._histogram(
+            "te_batch_next_tokens", "Tokens a batch, without padding", TOKEN_BUCKETS
         )
         self._padded_tokens = self._counter(
             "bei_batch_padded_tokens", "Tokens computed, padding included"
@@ -74,6 +121,26 @@ class ServerMetrics:
         self._truncated = self._counter(
             "bei_truncated_inputs", "Inputs cut to the model's length limit"
         )
+        self._answers = self._counter(
+            "bei_requests", "Requests of every kind, by route and HTTP status", "route", "status"
+        )
+        self._build_info = Gauge(
+            "bei_build_info",
+            "What is served, and by which version; always 1",
+            BUILD_LABELS,
+            registry=self._registry,
+        )
+
+    def describe(self, manifest: Manifest, *, served_model_name: str) -> None:
+        """Say what is served."""
+        self._build_info.clear()
+        self._build_info.labels(
+            version=__version__,
+            model=served_model_name,
+            task=manifest.model.task,
+            backend=manifest.backend,
+            precision=manifest.precision,
+        ).set(1)
 
     def watch_queue(self, num_waiting: Callable[[], int]) -> None:
         """Read `te_queue_size` from `num_waiting` whenever the page is asked for."""
@@ -85,27 +152,42 @@ class ServerMetrics:
         self._batch_tokens.observe(batch.num_tokens)
         self._padded_tokens.inc(batch.num_padded_tokens)
 
-    def embed_started(self, *, num_inputs: int, is_batch: bool) -> None:
-        """Account for an embeddings request that has been understood."""
-        self._count[is_batch].inc()
-        self._embed_count.inc(num_inputs)
+    def started(self, family: Family | None, size: RequestSize) -> None:
+        """Account for a request that has been understood."""
+        self._count[size.is_batch].inc()
+        if family is not None:
+            self._families[family].count.inc(size.num_inputs)
 
-    def embed_succeeded(
-        self, result: EmbeddingResult, *, is_batch: bool, embed_s: float, total_s: float
+    def succeeded(
+        self,
+        family: Family | None,
+        size: RequestSize,
+        usage: Usage | None,
+        *,
+        answer_s: float,
+        total_s: float,
     ) -> None:
-        """Account for an embeddings request that is about to be answered."""
-        self._success[is_batch].inc()
-        self._embed_success.inc(len(result.embeddings))
-        self._truncated.inc(result.num_truncated_inputs)
-        self._durations["request"].observe(total_s)
-        self._durations["tokenization"].observe(result.timing.tokenization_s)
-        self._durations["queue"].observe(result.timing.queue_s)
-        self._durations["inference"].observe(result.timing.inference_s)
-        self._durations["embed"].observe(embed_s)
+        """Account for a request that is about to be answered.
+
+        answer_s: until its result was there; total_s: until it was encoded as well.
+        """
+        self._success[size.is_batch].inc()
+        self._durations.observe(total_s, usage)
+        if family is not None:
+            self._families[family].success.inc(size.num_inputs)
+            self._families[family].durations.observe(answer_s, usage)
+        if usage is not None:
+            self._truncated.inc(usage.num_truncated_inputs)
+            for length in usage.input_lengths:
+                self._input_length.observe(length)
 
     def request_failed(self, reason: str) -> None:
         """Account for a request that gets an error, or that nobody waits for any more."""
         self._failure.labels(reason).inc()
+
+    def answered(self, route: str, status: str) -> None:
+        """Account for an answer of any route; both labels must be from a closed set."""
+        self._answers.labels(route, status).inc()
 
     def render(self) -> bytes:
         """Return the page in the Prometheus text format."""
@@ -114,10 +196,8 @@ class ServerMetrics:
     def _counter(self, name: str, documentation: str, *labels: str) -> Counter:
         return Counter(name, documentation, labels, registry=self._registry)
 
-    def _duration(self, name: str, documentation: str) -> Histogram:
-        return Histogram(
-            name, f"{documentation}, seconds", buckets=DURATION_BUCKETS, registry=self._registry
-        )
+    def _histogram(self, name: str, documentation: str, buckets: list[int]) -> Histogram:
+        return Histogram(name, documentation, buckets=buckets, registry=self._registry)
 
 
 def _method(is_batch: bool) -> str:  # noqa: FBT001 - the only argument

@@ -1,6 +1,7 @@
 """What an operator may set about the server, with the values it has when nobody does."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from beicli.engine.load import EngineOptions
 
@@ -14,6 +15,9 @@ class ServerOptions:
     max_client_batch_size: inputs in one request.
     max_concurrent_requests: inference requests inside the server at once; the next gets 429.
     max_body_bytes: 64 MiB hold 128 texts of half a megabyte, far beyond any model's window.
+    on_too_long: what becomes of an input beyond the model's window when the request does not say.
+    rerank_order: of the answers of `/rerank`: that of the texts, or best first.
+    api_keys: one of them must come with every request but those for health; empty lets all in.
     drain_timeout_s: how long running requests may go on after the server was told to stop.
     """
 
@@ -23,5 +27,8 @@ class ServerOptions:
     max_client_batch_size: int = 128
     max_concurrent_requests: int = 2048
     max_body_bytes: int = 64 * 1024 * 1024
+    on_too_long: Literal["truncate", "error"] = "truncate"
+    rerank_order: Literal["input", "score"] = "input"
+    api_keys: tuple[str, ...] = field(default=(), repr=False)
     drain_timeout_s: float = 30.0
     engine: EngineOptions = field(default_factory=EngineOptions)

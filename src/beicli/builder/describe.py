@@ -1,0 +1,42 @@
+"""What a build says of its steps, one line each."""
+
+from beicli.artifact.manifest import Precision
+from beicli.builder.checkpoint import Checkpoint
+from beicli.config.schema import CheckpointRepository
+from beicli.model.rerank_templates import template_name
+from beicli.model.spec import ModelSpec, Task
+
+
+def describe_checkpoint(repository: CheckpointRepository, checkpoint: Checkpoint) -> str:
+    """Return what was fetched, at which commit, and how large its weights are."""
+    revision = f"@{checkpoint.resolved_revision[:7]}" if checkpoint.resolved_revision else ""
+    return f"{repository.repo}{revision}, {checkpoint.size_bytes / 1e6:,.1f} MB"
+
+
+def describe_spec(spec: ModelSpec) -> str:
+    """Return what the checkpoint is."""
+    limit = f"inputs up to {spec.max_input_length:,} tokens"
+    return f"{spec.architecture}, {_describe_task(spec)}, {limit}"
+
+
+def describe_precision(precision: Precision, *, asked: Precision | None) -> str:
+    """Return what the engine computes in, and why."""
+    if asked is not None:
+        return f"OpenVINO, {precision} as asked"
+    why = "this CPU computes it" if precision == "bf16" else "this CPU has no bf16"
+    return f"OpenVINO, {precision}: {why}"
+
+
+def _describe_task(spec: ModelSpec) -> str:
+    if spec.task in {Task.EMBEDDING, Task.SPARSE_EMBEDDING}:
+        return f"pooling {spec.pooling}, {spec.embedding_dimension:,} dimensions"
+    task = spec.task.replace("_", " ")
+    num_labels = len(spec.labels)
+    facts = f"{task}, {num_labels:,} {'label' if num_labels == 1 else 'labels'}"
+    if spec.task is not Task.TOKEN_CLASSIFICATION:
+        facts += f", {spec.score_activation}"
+    if spec.task is Task.CLASSIFICATION and spec.relevance_label is not None:
+        facts += f", `{spec.labels[spec.relevance_label]}` is relevant"
+    if spec.rerank_template is not None:
+        facts += f", {template_name(spec.rerank_template)} template"
+    return facts

@@ -1,0 +1,123 @@
+"""Loads a checkpoint's weights into its task module, in float32; never code of the checkpoint."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from transformers import (
+    AutoModel,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+)
+
+from beicli.builder.graph import (
+    CausalClassificationModule,
+    ClassificationModule,
+    EmbeddingModule,
+    SparseEmbeddingModule,
+    TaskModule,
+    TokenClassificationModule,
+)
+from beicli.builder.quiet import first_line, quiet
+from beicli.errors import BuildError, UnsupportedModelError
+from beicli.model.spec import DenseModule, ModelSpec, Task
+
+# Their scaled-dot-product attention does not export with a dynamic batch.
+_EAGER_MODEL_TYPES = frozenset({"mpnet", "deberta-v2", "gemma2"})
+_DAMAGED_HINT = "fetch the checkpoint again, or choose another revision of it"
+_AUTO_CLASSES: dict[Task, Any] = {
+    Task.EMBEDDING: AutoModel,
+    Task.SPARSE_EMBEDDING: AutoModelForMaskedLM,
+    Task.CLASSIFICATION: AutoModelForSequenceClassification,
+    Task.RERANKING: AutoModelForSequenceClassification,
+    Task.TOKEN_CLASSIFICATION: AutoModelForTokenClassification,
+}
+
+
+def load_module(directory: Path, spec: ModelSpec) -> TaskModule:
+    """Load the checkpoint in float32, for the reference and for export."""
+    with quiet():
+        model = _load_model(directory, spec)
+    module = _task_module(directory, model, spec)
+    module.eval()
+    return module
+
+
+def _task_module(directory: Path, model: Any, spec: ModelSpec) -> TaskModule:
+    match spec.task:
+        case Task.EMBEDDING:
+            assert spec.pooling is not None, "embedding models pool"
+            dense = [_load_dense(directory, module) for module in spec.dense_modules]
+            return EmbeddingModule(model, spec.pooling, torch.nn.Sequential(*dense))
+        case Task.SPARSE_EMBEDDING:
+            return SparseEmbeddingModule(model)
+        case Task.TOKEN_CLASSIFICATION:
+            return TokenClassificationModule(model)
+        case Task.CLASSIFICATION | Task.RERANKING:
+            # transformers names this layer `score` in every causal model, and only there.
+            score = getattr(model, "score", None)
+            if isinstance(score, torch.nn.Linear):
+                return CausalClassificationModule(model.base_model, score)
+            return ClassificationModule(model)
+
+
+def _load_model(directory: Path, spec: ModelSpec) -> Any:
+    attention = "eager" if spec.model_type in _EAGER_MODEL_TYPES else "sdpa"
+    try:
+        model, found = _AUTO_CLASSES[spec.task].from_pretrained(
+            directory,
+            dtype=torch.float32,
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+            attn_implementation=attention,
+            # Tensors of another shape are then reported below, by name.
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+    except (ValueError, KeyError, ImportError, StrictDataclassError) as error:
+        raise UnsupportedModelError(
+            f"transformers cannot load `{spec.architecture}` (model type `{spec.model_type}`) "
+            f"without code from the checkpoint: {first_line(error)}",
+            hint="code from checkpoints is never run; choose a model transformers knows",
+        ) from error
+    except (OSError, SafetensorError) as error:
+        raise BuildError(
+            f"the weights cannot be loaded: {first_line(error)}", hint=_DAMAGED_HINT
+        ) from error
+    _check_complete(found, spec)
+    return model
+
+
+def _check_complete(found: dict[str, Any], spec: ModelSpec) -> None:
+    """Refuse what the files lack: transformers fills it with random numbers and goes on."""
+    lacking = {name for name, *_ in found["mismatched_keys"]} | {*found["missing_keys"]}
+    if spec.task is Task.EMBEDDING:
+        # The pooler is not used, and a checkpoint saved with another head has none.
+        lacking = {name for name in lacking if not name.startswith("pooler.")}
+    if lacking:
+        labels = f" with {len(spec.labels)} labels" if spec.labels else ""
+        raise BuildError(
+            f"the safetensors do not hold the weights `config.json` describes{labels}: "
+            f"{len(lacking)} are missing or of another shape, such as `{min(lacking)}`",
+            hint=_DAMAGED_HINT,
+        )
+
+
+def _load_dense(directory: Path, module: DenseModule) -> torch.nn.Sequential:
+    linear = torch.nn.Linear(module.in_features, module.out_features, bias=module.bias)
+    try:
+        weights = load_file(directory / module.path / "model.safetensors")
+        linear.load_state_dict(
+            {name.removeprefix("linear."): tensor.float() for name, tensor in weights.items()}
+        )
+    except (RuntimeError, OSError, SafetensorError) as error:
+        raise BuildError(
+            f"`{module.path}/model.safetensors` does not fit its config: {first_line(error)}",
+            hint=_DAMAGED_HINT,
+        ) from error
+    return torch.nn.Sequential(linear, getattr(torch.nn, module.activation.value)())

@@ -1,0 +1,152 @@
+"""A loaded engine with its tokenizer and its scheduler: from token ids to the engine's outputs."""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TypeVar
+
+import numpy as np
+
+from beicli.artifact.directory import EngineArtifact
+from beicli.artifact.manifest import Manifest
+from beicli.engine.base import Engine
+from beicli.engine.batch import Float32, TokenSequence
+from beicli.engine.cpu import available_cpus
+from beicli.engine.load import EngineOptions, load_engine
+from beicli.errors import EmptyInputError, EngineError
+from beicli.model.spec import ModelSpec, Task
+from beicli.pipeline.results import Timing, Usage
+from beicli.pipeline.tokenizer import Encoding, Tokenizer
+from beicli.pipeline.tokenizer_pool import TokenizerPool
+from beicli.scheduler.queue import BatchLimits
+from beicli.scheduler.scheduler import BatchScheduler, FinishedBatch
+
+T = TypeVar("T")
+
+
+class LoadedEngine:
+    """One engine, its tokenizer and its scheduler; lives on one event loop."""
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        tokenizer: Tokenizer,
+        engine: Engine,
+        *,
+        on_batch: Callable[[FinishedBatch], None] | None = None,
+    ) -> None:
+        self._manifest = manifest
+        self._tokenizer = tokenizer
+        self._threads = TokenizerPool(num_threads=available_cpus())
+        limits = BatchLimits(
+            max_num_tokens=manifest.limits.max_num_tokens,
+            max_batch_size=manifest.limits.max_batch_size,
+            preferred_num_tokens=engine.preferred_num_tokens,
+        )
+        self._scheduler = BatchScheduler(engine, limits, on_batch=on_batch)
+        self._has_pooled_output = manifest.model.task is not Task.TOKEN_CLASSIFICATION
+        self._canary = tokenizer.encode(["ready"])[0].sequence
+
+    @classmethod
+    def open(
+        cls,
+        artifact: EngineArtifact,
+        *,
+        options: EngineOptions | None = None,
+        on_batch: Callable[[FinishedBatch], None] | None = None,
+    ) -> Self:
+        """Load the engine and the tokenizer of an opened engine directory."""
+        engine = load_engine(artifact, options or EngineOptions())
+        tokenizer = open_tokenizer(artifact.path, artifact.manifest)
+        return cls(artifact.manifest, tokenizer, engine, on_batch=on_batch)
+
+    @property
+    def manifest(self) -> Manifest:
+        return self._manifest
+
+    @property
+    def model(self) -> ModelSpec:
+        return self._manifest.model
+
+    @property
+    def num_waiting(self) -> int:
+        """Sequences waiting for a slot."""
+        return self._scheduler.num_waiting
+
+    async def warm_up(self) -> None:
+        """Run one short and one full-length sequence; raises EngineError if either fails."""
+        longest = min(self._manifest.limits.max_input_length, self._scheduler.limits.max_num_tokens)
+        await self._submit([self._canary])
+        await self._submit([TokenSequence(np.resize(self._canary.input_ids, longest))])
+
+    def stalled_for_s(self) -> float:
+        """The scheduler's heartbeat: how long the slowest running forward pass has been at it."""
+        return self._scheduler.stalled_for_s()
+
+    async def check_ready(self, *, max_age_s: float, timeout_s: float) -> None:
+        """Return if a forward pass succeeded within `max_age_s`, or one does so now.
+
+        Raises EngineError or UnhealthyError if not.
+        """
+        if self._scheduler.last_forward_age_s() <= max_age_s:
+            return
+        try:
+            await asyncio.wait_for(self._submit([self._canary]), timeout_s)
+        except TimeoutError as error:
+            raise EngineError(f"no forward pass finished within {timeout_s:g} s") from error
+
+    def close(self) -> None:
+        """Finish what is queued, then free threads and engine."""
+        self._scheduler.close()
+        self._threads.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    async def _tokenize(self, work: Callable[[], T], num_characters: int) -> tuple[T, float]:
+        """Return what `work` does, and how long it took."""
+        started_at = time.monotonic()
+        done = await self._threads.run(work, num_characters=num_characters)
+        return done, time.monotonic() - started_at
+
+    async def _run(
+        self, encodings: Sequence[Encoding], tokenization_s: float, *, needs_tokens: bool = False
+    ) -> tuple[list[Float32], Usage]:
+        """Return the output of each sequence, and what the request took.
+
+        Raises EmptyInputError without sequences.
+        """
+        if not encodings:
+            raise EmptyInputError("`inputs` cannot be empty", hint="send at least one input")
+        sequences = [encoding.sequence for encoding in encodings]
+        result = await self._scheduler.submit(sequences, needs_tokens=needs_tokens)
+        usage = Usage(
+            num_tokens=sum(map(len, sequences)),
+            input_lengths=tuple(encoding.original_length for encoding in encodings),
+            num_truncated_inputs=sum(encoding.num_dropped_tokens > 0 for encoding in encodings),
+            timing=Timing(tokenization_s, result.queue_s, result.inference_s),
+        )
+        return result.outputs, usage
+
+    async def _submit(self, sequences: Sequence[TokenSequence]) -> None:
+        await self._scheduler.submit(sequences, needs_tokens=not self._has_pooled_output)
+
+
+def open_tokenizer(directory: Path, manifest: Manifest) -> Tokenizer:
+    """Load the tokenizer of an engine directory, with the engine's length limit."""
+    return Tokenizer.open(
+        directory / "tokenizer",
+        max_input_length=manifest.limits.max_input_length,
+        lowercase=manifest.model.do_lower_case,
+        takes_token_type_ids=manifest.model.takes_token_type_ids,
+    )

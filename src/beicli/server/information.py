@@ -1,0 +1,127 @@
+"""What the server says about itself and its model."""
+
+from collections.abc import Mapping
+from datetime import datetime
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+
+from beicli import __version__
+from beicli.artifact.manifest import Precision
+from beicli.engine.cpu import available_cpus
+from beicli.errors import BeiError, UnhealthyError
+from beicli.model.spec import ModelSpec, Task
+from beicli.server.errors import UnknownModelError
+from beicli.server.inference import ServerState
+from beicli.server.metrics import CONTENT_TYPE
+from beicli.server.tasks import PLATFORM_MODEL_NAME
+
+# A forward pass that takes longer than this will not come back.
+STALL_LIMIT_S = 60.0
+# A forward pass this recent proves that the engine works; older, and `/ready` runs one.
+READY_MAX_AGE_S = 30.0
+# Below the six seconds that the Baseten Performance Client gives a health check.
+READY_TIMEOUT_S = 5.0
+
+_DTYPE_NAMES: Mapping[Precision, str] = {"bf16": "bfloat16", "f32": "float32"}
+
+_CLASSIFIER_NAMES: Mapping[Task, str] = {
+    Task.CLASSIFICATION: "classifier",
+    Task.RERANKING: "reranker",
+    Task.TOKEN_CLASSIFICATION: "token_classifier",
+}
+
+
+class InformationEndpoints:
+    """The routes a client asks about the server itself."""
+
+    def __init__(self, state: ServerState) -> None:
+        self._state = state
+
+    async def models(self, _: Request) -> Response:
+        """`GET /v1/models`."""
+        return _json({"object": "list", "data": [self._model()]})
+
+    async def model(self, request: Request) -> Response:
+        """`GET /v1/models/{id}`; a Truss platform asks for `model` to learn whether it is ready."""
+        asked: str = request.path_params["model_id"]
+        if asked == PLATFORM_MODEL_NAME:
+            await self.ready(request)
+        elif asked != self._state.model_name:
+            raise UnknownModelError(
+                f"The model `{asked}` does not exist",
+                hint=f"this server has `{self._state.model_name}`",
+                param="model",
+            )
+        return _json(self._model())
+
+    async def info(self, _: Request) -> Response:
+        """`GET /info`."""
+        manifest, options = self._state.pipeline.manifest, self._state.options
+        return _json(
+            {
+                "model_id": manifest.source.repo,
+                "model_sha": manifest.source.resolved_revision,
+                "model_dtype": _DTYPE_NAMES[manifest.precision],
+                "served_model_name": self._state.model_name,
+                "model_type": describe_model_type(manifest.model),
+                "prompts": list(manifest.model.prompts),
+                "max_concurrent_requests": options.max_concurrent_requests,
+                "max_input_length": manifest.limits.max_input_length,
+                "max_batch_tokens": manifest.limits.max_num_tokens,
+                "max_batch_requests": manifest.limits.max_batch_size,
+                "max_client_batch_size": options.max_client_batch_size,
+                "auto_truncate": options.on_too_long == "truncate",
+                "tokenization_workers": available_cpus(),
+                "version": __version__,
+                "sha": None,
+                "docker_label": None,
+            }
+        )
+
+    async def health(self, _: Request) -> Response:
+        """`GET /health`: whether the process is worth keeping; costs no forward pass."""
+        if self._state.pipeline.stalled_for_s() >= STALL_LIMIT_S:
+            raise UnhealthyError("unhealthy")
+        return Response()
+
+    async def ready(self, _: Request) -> Response:
+        """`GET /ready`: whether to send requests here."""
+        if self._state.admission.draining:
+            raise UnhealthyError("the server is shutting down")
+        try:
+            await self._state.pipeline.check_ready(
+                max_age_s=READY_MAX_AGE_S, timeout_s=READY_TIMEOUT_S
+            )
+        except BeiError as error:
+            raise UnhealthyError(error.message, hint=error.hint) from error
+        return Response()
+
+    async def metrics(self, _: Request) -> Response:
+        """`GET /metrics`."""
+        return Response(self._state.metrics.render(), headers={"content-type": CONTENT_TYPE})
+
+    def _model(self) -> dict[str, object]:
+        created_at = datetime.fromisoformat(self._state.pipeline.manifest.created_at)
+        return {
+            "id": self._state.model_name,
+            "object": "model",
+            "created": int(created_at.timestamp()),
+            "owned_by": "bei",
+        }
+
+
+def describe_model_type(model: ModelSpec) -> dict[str, object]:
+    """Return `model_type` of `/info`; `token_classifier` is the one that TEI does not have."""
+    if model.task in {Task.EMBEDDING, Task.SPARSE_EMBEDDING}:
+        return {"embedding": {"pooling": model.pooling}}
+    labels = {
+        "id2label": {str(index): label for index, label in enumerate(model.labels)},
+        "label2id": {label: index for index, label in enumerate(model.labels)},
+    }
+    return {_CLASSIFIER_NAMES[model.task]: labels}
+
+
+def _json(value: object) -> Response:
+    return Response(orjson.dumps(value), media_type="application/json")

@@ -1,0 +1,125 @@
+"""What answers have beside their content: headers, and the errors of each status."""
+
+from collections.abc import Mapping
+
+from beicli.server.errors import speaks_openai
+from beicli.server.openapi.operation import JSON, JsonSchema, Operation
+from beicli.server.openapi.schemas import COUNT, STRING, error_schema
+
+_MILLISECONDS = "in whole milliseconds"
+
+# Of every answer the model was asked for.
+INFERENCE_HEADERS = (
+    "x-compute-type",
+    "x-compute-time",
+    "x-compute-characters",
+    "x-compute-tokens",
+    "x-total-time",
+    "x-tokenization-time",
+    "x-queue-time",
+    "x-inference-time",
+    "x-bei-truncated-inputs",
+    "x-bei-input-tokens",
+)
+
+HEADERS: Mapping[str, tuple[str, JsonSchema]] = {
+    "x-compute-type": ("What computed it.", {"const": "cpu"}),
+    "x-compute-time": (f"From the complete body to the answer, {_MILLISECONDS}.", COUNT),
+    "x-compute-characters": ("Characters of the texts; token ids have none.", COUNT),
+    "x-compute-tokens": ("Tokens computed, special ones included, after truncation.", COUNT),
+    "x-total-time": ("The same as `x-compute-time`.", COUNT),
+    "x-tokenization-time": (f"Tokenising all inputs, {_MILLISECONDS}.", COUNT),
+    "x-queue-time": (f"Waiting, the mean over the inputs, {_MILLISECONDS}.", COUNT),
+    "x-inference-time": (f"Computing, the mean over the inputs, {_MILLISECONDS}.", COUNT),
+    "x-bei-truncated-inputs": ("Inputs that lost tokens to the model's window.", COUNT),
+    "x-bei-input-tokens": (
+        "Tokens of each input before truncation, with commas; only for requests that ask for it.",
+        STRING,
+    ),
+    "metadata": ("What a body of bytes holds, as JSON; only with `bytes`.", STRING),
+}
+# The headers that only some answers have.
+_SOMETIMES = frozenset({"x-bei-input-tokens", "metadata"})
+
+RETURN_INPUT_TOKENS: JsonSchema = {
+    "name": "x-bei-return-input-tokens",
+    "in": "header",
+    "required": False,
+    "description": "`1` or `true` asks for the header `x-bei-input-tokens`.",
+    "schema": {"type": "string"},
+}
+
+_ERRORS: Mapping[int, str] = {
+    400: "The body is not JSON, or an input is empty.",
+    404: "There is no such thing here.",
+    408: "The body did not arrive in time.",
+    413: "Too many inputs, or too long a body.",
+    415: "The body is not declared as plain JSON.",
+    422: "A field is missing, of another type or out of range, or an input cannot be tokenised.",
+    424: "The model does something else, or its forward pass failed.",
+    429: "The server is full; retry after a second.",
+    500: "A bug; the message has the number under which the log has the details.",
+    503: "The server is shutting down, or the engine does not answer.",
+}
+
+
+def headers() -> dict[str, JsonSchema]:
+    """Return the document's components of headers."""
+    return {
+        name: {"description": description, "required": name not in _SOMETIMES, "schema": schema}
+        for name, (description, schema) in HEADERS.items()
+    }
+
+
+def responses(operation: Operation) -> dict[str, JsonSchema]:
+    """Return what an operation may answer, by status."""
+    success: JsonSchema = {"description": operation.answer_description}
+    if operation.headers:
+        success["headers"] = {
+            name: {"$ref": f"#/components/headers/{name}"} for name in operation.headers
+        }
+    if operation.content:
+        success["content"] = {
+            media_type: {"schema": schema, **_answers(operation, media_type)}
+            for media_type, schema in operation.content.items()
+        }
+    shape = "openai" if speaks_openai(operation.path) else "tei"
+    failures = {
+        str(status): {"$ref": f"#/components/responses/{shape}-{status}"}
+        for status in operation.errors
+    }
+    return {"200": success, **failures}
+
+
+def error_responses() -> dict[str, JsonSchema]:
+    """Return the document's components of failures."""
+    return {
+        f"{shape}-{status}": _error_response(status, description, is_openai=shape == "openai")
+        for status, description in _ERRORS.items()
+        for shape in ("openai", "tei")
+    }
+
+
+def _error_response(status: int, description: str, *, is_openai: bool) -> JsonSchema:
+    response: JsonSchema = {
+        "description": description,
+        "content": {JSON: {"schema": error_schema(status, is_openai=is_openai)}},
+    }
+    if status == 429:  # noqa: PLR2004 - its own name
+        response["headers"] = {
+            "retry-after": {
+                "description": "Seconds to wait.",
+                "required": True,
+                "schema": {"type": "integer"},
+            }
+        }
+    return response
+
+
+def _answers(operation: Operation, media_type: str) -> JsonSchema:
+    shown = {
+        example.name: {"summary": example.summary, "value": example.answer}
+        for example in operation.examples
+        if example.answer is not None
+    }
+    return {"examples": shown} if shown and media_type == JSON else {}
