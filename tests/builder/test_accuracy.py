@@ -8,10 +8,11 @@ from hypothesis import strategies as st
 
 from beicli.builder.accuracy import (
     MIN_COSINE,
-    NUM_WORST_TEXTS,
-    AccuracyReport,
+    NUM_WORST_SAMPLES,
     Float32,
-    compare,
+    VectorReport,
+    compare_scores,
+    compare_vectors,
     neighbour_overlap,
     require_accuracy,
 )
@@ -40,9 +41,9 @@ def rotated(vectors: Float32, row: int, degrees: float) -> Float32:
 def test_an_engine_that_says_the_same_agrees_fully() -> None:
     vectors = unit_vectors(0)
 
-    report = compare(vectors, vectors, TEXTS, precision="f32")
+    report = compare_vectors(vectors, vectors, TEXTS, precision="f32")
 
-    assert report.num_texts == NUM_TEXTS
+    assert report.num_samples == NUM_TEXTS
     assert report.cosine_min == pytest.approx(1, abs=1e-6)
     assert report.cosine_mean == pytest.approx(1, abs=1e-6)
     assert report.neighbour_overlap == 1
@@ -54,10 +55,10 @@ def test_an_engine_that_says_the_same_agrees_fully() -> None:
 def test_one_vector_off_is_found_and_its_text_named() -> None:
     vectors = unit_vectors(0)
 
-    report = compare(vectors, rotated(vectors, 17, degrees=3), TEXTS, precision="f32")
+    report = compare_vectors(vectors, rotated(vectors, 17, degrees=3), TEXTS, precision="f32")
 
     assert report.cosine_min == pytest.approx(np.cos(np.radians(3)), abs=1e-6)
-    assert report.worst_texts[0].text == "text number 17"
+    assert report.worst_samples[0].text == "text number 17"
     with pytest.raises(AccuracyError, match="'text number 17'") as raised:
         require_accuracy(report)
     assert "cosine 0.998630" in raised.value.message
@@ -72,14 +73,14 @@ def test_each_precision_has_its_own_limit(precision: str, degrees: float, *, pas
     # The cosines are 0.99993, 0.99985, 0.9991 and 0.9989.
     vectors = unit_vectors(0)
 
-    report = compare(vectors, rotated(vectors, 3, degrees), TEXTS, precision=precision)
+    report = compare_vectors(vectors, rotated(vectors, 3, degrees), TEXTS, precision=precision)
 
     assert report.passed is passes
 
 
 def test_a_bf16_engine_that_fails_is_told_of_f32() -> None:
     vectors = unit_vectors(0)
-    report = compare(vectors, rotated(vectors, 0, degrees=5), TEXTS, precision="bf16")
+    report = compare_vectors(vectors, rotated(vectors, 0, degrees=5), TEXTS, precision="bf16")
 
     with pytest.raises(AccuracyError) as raised:
         require_accuracy(report)
@@ -89,7 +90,7 @@ def test_a_bf16_engine_that_fails_is_told_of_f32() -> None:
 
 def test_a_f32_engine_that_fails_is_not_told_of_f32() -> None:
     vectors = unit_vectors(0)
-    report = compare(vectors, rotated(vectors, 0, degrees=5), TEXTS, precision="f32")
+    report = compare_vectors(vectors, rotated(vectors, 0, degrees=5), TEXTS, precision="f32")
 
     with pytest.raises(AccuracyError) as raised:
         require_accuracy(report)
@@ -104,22 +105,22 @@ def test_rows_that_are_no_vectors_are_the_worst_of_all(value: float) -> None:
     broken[21] = value
 
     with np.errstate(invalid="ignore"):
-        report = compare(vectors, broken, TEXTS, precision="f32")
+        report = compare_vectors(vectors, broken, TEXTS, precision="f32")
 
-    assert report.worst_texts[0].text == "text number 21"
+    assert report.worst_samples[0].text == "text number 21"
     assert not report.passed
 
 
-def test_the_worst_texts_come_worst_first() -> None:
+def test_the_worst_samples_come_worst_first() -> None:
     vectors = unit_vectors(0)
     candidate = vectors
-    for row in range(NUM_WORST_TEXTS + 2):
+    for row in range(NUM_WORST_SAMPLES + 2):
         candidate = rotated(candidate, row, degrees=row)
 
-    worst = compare(vectors, candidate, TEXTS, precision="f32").worst_texts
+    worst = compare_vectors(vectors, candidate, TEXTS, precision="f32").worst_samples
 
     assert [agreement.text for agreement in worst] == [
-        f"text number {row}" for row in range(NUM_WORST_TEXTS + 1, 1, -1)
+        f"text number {row}" for row in range(NUM_WORST_SAMPLES + 1, 1, -1)
     ]
     assert [agreement.cosine for agreement in worst] == sorted(
         agreement.cosine for agreement in worst
@@ -129,16 +130,16 @@ def test_the_worst_texts_come_worst_first() -> None:
 def test_long_texts_are_cut_in_the_report() -> None:
     vectors = unit_vectors(0, num_vectors=2)
 
-    report = compare(vectors, vectors, ["x" * 10_000, "y"], precision="f32")
+    report = compare_vectors(vectors, vectors, ["x" * 10_000, "y"], precision="f32")
 
-    assert max(len(agreement.text) for agreement in report.worst_texts) == 80
+    assert max(len(agreement.text) for agreement in report.worst_samples) == 80
 
 
 def test_mean_and_first_percentile_are_over_the_texts() -> None:
     vectors = unit_vectors(0, num_vectors=101)
     candidate = rotated(vectors, 0, degrees=60)
 
-    report = compare(vectors, candidate, ["text"] * 101, precision="f32")
+    report = compare_vectors(vectors, candidate, ["text"] * 101, precision="f32")
 
     assert report.cosine_min == pytest.approx(0.5, abs=1e-6)
     assert report.cosine_mean == pytest.approx((100 + 0.5) / 101, abs=1e-6)
@@ -150,22 +151,22 @@ def test_max_abs_difference_is_over_all_components() -> None:
     candidate = vectors.copy()
     candidate[5, 3] += 0.25
 
-    report = compare(vectors, candidate, TEXTS, precision="f32")
+    report = compare_vectors(vectors, candidate, TEXTS, precision="f32")
 
     assert report.max_abs_difference == pytest.approx(0.25, abs=1e-6)
 
 
 def test_a_report_is_plain_json() -> None:
-    report = compare(unit_vectors(0), unit_vectors(1), TEXTS, precision="bf16")
+    report = compare_vectors(unit_vectors(0), unit_vectors(1), TEXTS, precision="bf16")
 
     data = json.loads(json.dumps(asdict(report), allow_nan=False))
 
-    assert list(data) == list(AccuracyReport.__dataclass_fields__)
-    assert data["worst_texts"][0]["cosine"] == report.cosine_min
+    assert list(data) == list(VectorReport.__dataclass_fields__)
+    assert data["worst_samples"][0]["cosine"] == report.cosine_min
 
 
 def test_a_report_passes_at_its_limit() -> None:
-    report = compare(unit_vectors(0), unit_vectors(0), TEXTS, precision="f32")
+    report = compare_vectors(unit_vectors(0), unit_vectors(0), TEXTS, precision="f32")
 
     assert replace(report, cosine_min=report.cosine_min_allowed).passed
 
@@ -197,3 +198,37 @@ def test_neighbour_overlap_does_not_depend_on_the_axes(seed: int) -> None:
 
     # Not exactly: rounding may swap two neighbours that are equally near.
     assert neighbour_overlap(vectors, turned) > 0.99
+
+
+def scores(seed: int, num_labels: int = 3) -> list[np.ndarray]:
+    rows = np.random.default_rng(seed).dirichlet(np.ones(num_labels), size=NUM_TEXTS)
+    return [row[None] for row in rows]
+
+
+def test_scores_that_are_the_same_agree_fully() -> None:
+    report = compare_scores(scores(0), scores(0), TEXTS, precision="f32")
+
+    assert (report.max_difference, report.agreement) == (0, 1)
+    assert report.num_decisions > NUM_TEXTS / 2
+    require_accuracy(report)
+
+
+def test_one_score_off_is_found_and_its_text_named() -> None:
+    candidate = scores(0)
+    candidate[17] = candidate[17] + np.array([[0.001, -0.001, 0]])
+
+    report = compare_scores(scores(0), candidate, TEXTS, precision="f32")
+
+    assert report.max_difference == pytest.approx(0.001)
+    assert report.worst_samples[0].text == "text number 17"
+    with pytest.raises(AccuracyError, match="text number 17"):
+        require_accuracy(report)
+
+
+def test_labels_that_change_places_are_no_agreement() -> None:
+    reversed_scores = [row[:, ::-1] for row in scores(0)]
+
+    report = compare_scores(scores(0), reversed_scores, TEXTS, precision="bf16")
+
+    assert report.agreement < 0.7
+    assert not report.passed

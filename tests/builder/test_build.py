@@ -22,10 +22,11 @@ from beicli import __version__
 from beicli.artifact.directory import EngineArtifact
 from beicli.artifact.manifest import Limits, Source
 from beicli.builder import openvino
+from beicli.builder.golden import read_golden
 from beicli.builder.texts import GOLDEN_TEXTS, REFERENCE_TEXTS
 from beicli.config.load import LoadedConfig, load_config, to_dict
 from beicli.model.inspect import inspect_checkpoint
-from beicli.pipeline.pipeline import embed_texts
+from beicli.pipeline.pipeline import compute_outputs
 
 
 def test_the_directory_holds_what_serving_needs_and_nothing_else(finished: Finished) -> None:
@@ -69,7 +70,7 @@ def test_the_manifest_says_where_everything_comes_from(
     assert (manifest.backend, manifest.precision, manifest.cpu_features) == ("openvino", "f32", ())
     assert manifest.limits == Limits(max_num_tokens=8192, max_batch_size=16, max_input_length=64)
     assert [tensor.name for tensor in manifest.inputs] == ["input_ids", "attention_mask"]
-    assert [tensor.shape for tensor in manifest.outputs] == [("batch", 32)]
+    assert [tensor.shape for tensor in manifest.outputs] == [("batch", 32), ("batch", "length", 32)]
     assert manifest.toolchain["transformers"] == transformers.__version__
     age = datetime.now(UTC) - datetime.fromisoformat(manifest.created_at)
     assert timedelta(seconds=-1) < age < timedelta(hours=1)
@@ -90,7 +91,7 @@ def test_the_report_is_kept(finished: Finished) -> None:
     assert json.loads((finished.path / "report.json").read_text()) == json.loads(
         json.dumps(asdict(report))
     )
-    assert report.num_texts == len(REFERENCE_TEXTS)
+    assert report.num_samples == len(REFERENCE_TEXTS)
     assert report.cosine_min > 0.99999
     assert report.neighbour_overlap > 0.9
 
@@ -100,10 +101,11 @@ def test_golden_embeddings_are_kept_and_the_engine_still_gives_them(
 ) -> None:
     # Elsewhere, so nothing outside the directory can be of help.
     moved = shutil.copytree(finished.path, tmp_path / "moved")
-    with np.load(moved / "golden.npz", allow_pickle=False) as golden:
-        texts, embeddings = golden["texts"].tolist(), golden["embeddings"]
+    golden = read_golden(moved / "golden.npz")
+    texts = [sample for sample, _ in golden]
+    embeddings = np.concatenate([outputs for _, outputs in golden])
 
-    given = embed_texts(EngineArtifact.open(moved), texts)
+    given = np.stack(compute_outputs(EngineArtifact.open(moved), texts))
 
     assert tuple(texts) == GOLDEN_TEXTS
     assert embeddings.dtype == np.float32

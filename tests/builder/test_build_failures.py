@@ -18,7 +18,9 @@ from tests.builder.builds import (
 from beicli.artifact.directory import EngineArtifact
 from beicli.builder import build, openvino
 from beicli.builder.accuracy import Float32
-from beicli.builder.graph import EmbeddingModule, load_module
+from beicli.builder.graph import TaskModule
+from beicli.builder.loading import load_module
+from beicli.builder.samples import Sample
 from beicli.builder.texts import REFERENCE_TEXTS
 from beicli.config.load import LoadedConfig
 from beicli.config.schema import BaseModel
@@ -30,25 +32,25 @@ from beicli.errors import (
     UnsupportedModelError,
     UsageError,
 )
-from beicli.pipeline.pipeline import embed_texts
+from beicli.pipeline.pipeline import compute_outputs
 
 
-def embed_noise(artifact: EngineArtifact, texts: Sequence[str]) -> Float32:
+def embed_noise(artifact: EngineArtifact, texts: Sequence[Sample]) -> list[Float32]:
     rows = np.random.default_rng(0).normal(size=(len(texts), 32))
-    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+    return list((rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32))
 
 
-def embed_one_wrong(artifact: EngineArtifact, texts: Sequence[str]) -> Float32:
-    embeddings = embed_texts(artifact, texts)
+def embed_one_wrong(artifact: EngineArtifact, texts: Sequence[Sample]) -> list[Float32]:
+    embeddings = compute_outputs(artifact, texts)
     embeddings[3] = -embeddings[3]
     return embeddings
 
 
-def embed_too_few_dimensions(artifact: EngineArtifact, texts: Sequence[str]) -> Float32:
-    return embed_texts(artifact, texts)[:, :8]
+def embed_too_few_dimensions(artifact: EngineArtifact, texts: Sequence[Sample]) -> list[Float32]:
+    return [row[:8] for row in compute_outputs(artifact, texts)]
 
 
-def embed_with_a_broken_engine(artifact: EngineArtifact, texts: Sequence[str]) -> Float32:
+def embed_with_a_broken_engine(artifact: EngineArtifact, texts: Sequence[Sample]) -> list[Float32]:
     raise ArtifactError("the engine does not load")
 
 
@@ -58,7 +60,7 @@ def embed_with_a_broken_engine(artifact: EngineArtifact, texts: Sequence[str]) -
     [
         (embed_noise, AccuracyError, "disagrees with the float32 reference"),
         (embed_one_wrong, AccuracyError, repr(REFERENCE_TEXTS[3])),
-        (embed_too_few_dimensions, BuildError, "gives vectors of shape"),
+        (embed_too_few_dimensions, BuildError, "gives an output of shape"),
         (embed_with_a_broken_engine, ArtifactError, "does not load"),
     ],
 )
@@ -68,7 +70,7 @@ def test_an_engine_that_fails_its_check_is_not_kept(
     progress = Recorder()
 
     with pytest.raises(error, match=message):
-        run_build(loaded, tmp_path / "engine", embed=embed, progress=progress)
+        run_build(loaded, tmp_path / "engine", compute=embed, progress=progress)
 
     assert progress.started_steps == STEPS
     assert progress.finished_steps == STEPS[:-1]
@@ -82,7 +84,7 @@ def test_a_failed_check_leaves_the_engine_that_was_to_be_replaced(
     engine = shutil.copytree(finished.path, tmp_path / "engine")
 
     with pytest.raises(AccuracyError):
-        run_build(loaded, engine, embed=embed_noise, force=True)
+        run_build(loaded, engine, compute=embed_noise, force=True)
 
     assert EngineArtifact.open(engine).manifest == finished.result.artifact.manifest
 
@@ -104,7 +106,7 @@ def test_a_checkpoint_with_a_damaged_tokenizer_is_a_build_error(
 def test_a_checkpoint_whose_weights_are_no_numbers_is_a_build_error(
     tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def load_broken(directory: Path, spec: Any) -> EmbeddingModule:
+    def load_broken(directory: Path, spec: Any) -> TaskModule:
         module = load_module(directory, spec)
         next(module.parameters()).data.fill_(float("nan"))
         return module
@@ -190,7 +192,7 @@ def test_a_model_that_cannot_be_served_leaves_nothing(
 def test_an_interrupted_build_leaves_nothing(
     loaded: LoadedConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupt(module: EmbeddingModule, path: Path) -> None:
+    def interrupt(module: TaskModule, spec: Any, path: Path) -> None:
         path.write_bytes(b"half a graph")
         raise KeyboardInterrupt
 
