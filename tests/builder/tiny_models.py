@@ -127,6 +127,10 @@ def save_splade(directory: Path) -> Path:
         directory / "1_SpladePooling" / "config.json",
         {"pooling_strategy": "max", "activation_function": "relu"},
     )
+    _write_json(
+        directory / "config_sentence_transformers.json",
+        {"model_type": "SparseEncoder", "prompts": {}, "default_prompt_name": None},
+    )
     return directory
 
 

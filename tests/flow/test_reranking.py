@@ -15,7 +15,6 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 pytestmark = pytest.mark.models
 
-# With bf16 only if asked for by name: what is chosen by default keeps within 5e-3.
 MAX_DIFFERENCE = {"f32": 1e-4, "bf16": 2e-2}
 # Pairs of texts whose scores are nearer than this may change places.
 MIN_MARGIN = 0.01
