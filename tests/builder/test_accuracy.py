@@ -127,6 +127,13 @@ def test_the_worst_samples_come_worst_first() -> None:
     )
 
 
+def test_ordinary_vectors_have_no_index_overlap() -> None:
+    assert (
+        compare_vectors(unit_vectors(0), unit_vectors(0), TEXTS, precision="f32").index_overlap
+        is None
+    )
+
+
 def test_long_texts_are_cut_in_the_report() -> None:
     vectors = unit_vectors(0, num_vectors=2)
 
