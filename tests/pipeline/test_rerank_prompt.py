@@ -126,6 +126,8 @@ def test_prompts_are_tokenised_as_they_are_and_in_order() -> None:
 
 @pytest.mark.parametrize("template", [PLAIN, TWICE, CHANGED, BRANCHING])
 @given(document=documents, query=st.sampled_from(["q", "日本 ", ""]), room=st.integers(0, 40))
+# A space that is a token by itself, first in what the tokenizer gives as its second piece.
+@example(document="word word {{ query }}  longerword", query="q", room=11)
 @settings(max_examples=60, deadline=None)
 def test_of_an_overlong_document_as_much_is_kept_as_fits(
     template: str, document: str, query: str, room: int
@@ -232,7 +234,7 @@ QWEN3 = (
 
 
 @pytest.mark.models
-@pytest.mark.parametrize("checkpoint", ["random/qwen3", "smollm2-135m", "xlmr-e5-small"])
+@pytest.mark.parametrize("checkpoint", ["random/qwen3", "xlmr-e5-small"])
 @given(
     document=st.lists(
         st.sampled_from(

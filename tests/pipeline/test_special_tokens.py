@@ -17,7 +17,6 @@ from beicli.pipeline.tokenizer import Tokenizer, Truncation, TruncationDirection
 CHECKPOINTS = (
     "all-minilm-l6-v2",
     "xlmr-e5-small",
-    "smollm2-135m",
     "random/qwen3",
     "roberta-minilm",
     "tiny-reranker",

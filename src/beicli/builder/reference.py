@@ -77,7 +77,12 @@ class _SampleEncoder:
         return {name: tensor.to(torch.int32) for name, tensor in encoded.items()}
 
     def _call_tokenizer(self, sample: Sample) -> dict[str, torch.Tensor]:
-        options: dict[str, Any] = {"return_tensors": "pt"}
+        # Asked for by name: transformers 5 leaves them out for tokenizers without a class of their
+        # own, which transformers 4, by which such models were trained, did not.
+        options: dict[str, Any] = {
+            "return_tensors": "pt",
+            "return_token_type_ids": self._spec.takes_token_type_ids,
+        }
         truncation = {"truncation": True, "max_length": self._max_input_length}
         if isinstance(sample, str):
             return dict(self._tokenizer(self._prepare(sample), **truncation, **options))

@@ -143,10 +143,9 @@ class TextTokenizer:
 
 
 def _trims_offsets(tokenizer: tokenizers.Tokenizer) -> bool:
-    """Whether the space before a word is left out of its token's offsets."""
-    text = "a a"
-    start, _ = tokenizer.encode(text, add_special_tokens=False).offsets[-1]
-    return text[start] != " "
+    """Whether spaces are left out of the offsets of their tokens."""
+    offsets = tokenizer.encode("a a", add_special_tokens=False).offsets
+    return not any(start <= 1 < end for start, end in offsets)
 
 
 def all_ids(encoding: tokenizers.Encoding) -> Int32:
