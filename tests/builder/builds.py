@@ -6,7 +6,8 @@ from typing import Any
 
 import yaml
 
-from beicli.builder.build import BuildOptions, BuildResult, Compute, build_engine
+from beicli.builder.build import BuildOptions, BuildResult, build_engine
+from beicli.builder.gate import Compute
 from beicli.config.load import LoadedConfig, load_config
 from beicli.config.schema import Accelerator, AcceleratorSpec
 from beicli.pipeline.pipeline import compute_outputs

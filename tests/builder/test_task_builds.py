@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,12 @@ from tests.builder.tiny_models import (
 )
 
 from beicli.artifact.directory import EngineArtifact
-from beicli.builder import build
-from beicli.builder.accuracy import ScoreReport, VectorReport
+from beicli.builder import build, openvino
+from beicli.builder.accuracy import Float32, ScoreReport, VectorReport
 from beicli.builder.build import BuildResult
+from beicli.builder.gate import Compute
 from beicli.builder.golden import read_golden
-from beicli.builder.samples import golden_samples, reference_samples
+from beicli.builder.samples import Sample, golden_samples, reference_samples
 from beicli.config.load import LoadedConfig
 from beicli.errors import BuildError, CheckpointError, ConfigError, UnsupportedModelError
 from beicli.model.rerank_templates import QWEN3_RERANKER
@@ -142,6 +143,61 @@ def test_a_yes_no_reranker_is_checked_on_pairs_in_its_prompt(
 
     assert (built.spec.rerank_template, built.spec.relevance_label) == (QWEN3_RERANKER, 1)
     assert all(isinstance(sample, tuple) for sample in reference_samples(built.spec))
+
+
+def compute_imprecisely(by: float) -> Compute:
+    """What serves, on any CPU, with the logits of the first label off by `by` in bf16."""
+
+    def compute(artifact: EngineArtifact, samples: Sequence[Sample]) -> list[Float32]:
+        precision = artifact.manifest.precision
+        shown = replace(artifact.manifest, precision="f32", cpu_features=())
+        outputs = compute_outputs(EngineArtifact(artifact.path, shown), samples)
+        if precision == "bf16":
+            for output in outputs:
+                output[0] += by
+        return outputs
+
+    return compute
+
+
+@pytest.mark.parametrize(
+    ("asked", "off_by", "precision", "warning"),
+    [
+        (None, 0.004, "bf16", None),
+        (None, 0.04, "f32", "bf16 would move a score by 0.0"),
+        (None, 1.0, "f32", "bf16 is not precise enough, so this is in f32: a score is 0."),
+        ("bf16", 0.04, "bf16", None),
+        ("f32", 0.04, "f32", None),
+    ],
+)
+def test_a_precision_that_moves_scores_has_to_be_asked_for(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    asked: str | None,
+    off_by: float,
+    precision: str,
+    warning: str | None,
+) -> None:
+    monkeypatch.setattr(openvino, "supports_bf16", lambda: True)
+    checkpoint = SAVERS["classifier"](tmp_path / "checkpoint")
+    loaded = write_config(tmp_path, checkpoint)
+    progress = Recorder()
+
+    result = run_build(
+        loaded,
+        tmp_path / "engine",
+        compute=compute_imprecisely(off_by),
+        progress=progress,
+        precision=asked,
+    )
+
+    manifest = EngineArtifact.open(tmp_path / "engine").manifest
+    assert manifest == result.artifact.manifest
+    assert (manifest.precision, result.report.precision) == (precision, precision)
+    assert manifest.cpu_features == (("bf16",) if precision == "bf16" else ())
+    assert len(progress.warnings) == (warning is not None)
+    assert progress.warnings == [] or (warning or "") in progress.warnings[0]
+    assert json.loads((tmp_path / "engine" / "report.json").read_text())["precision"] == precision
 
 
 @pytest.fixture

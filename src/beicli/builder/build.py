@@ -6,13 +6,12 @@ is in the directory.
 """
 
 import importlib.metadata
-import json
 import platform
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
@@ -29,14 +28,17 @@ from beicli.artifact.manifest import (
     TensorInfo,
 )
 from beicli.builder import openvino
-from beicli.builder.accuracy import AccuracyReport, Float32, compare, require_accuracy
+from beicli.builder.accuracy import AccuracyReport
 from beicli.builder.checkpoint import Checkpoint, fetch_checkpoint
-from beicli.builder.describe import describe_checkpoint, describe_precision, describe_spec
-from beicli.builder.golden import GOLDEN_NAME, write_golden
-from beicli.builder.graph import TaskModule, export_onnx, graph_inputs
+from beicli.builder.describe import (
+    describe_checkpoint,
+    describe_fallback,
+    describe_precision,
+    describe_spec,
+)
+from beicli.builder.gate import AccuracyGate, Compute
+from beicli.builder.graph import export_onnx, graph_inputs
 from beicli.builder.loading import load_module
-from beicli.builder.reference import reference_outputs
-from beicli.builder.samples import Sample, golden_samples, reference_samples
 from beicli.config.load import LoadedConfig, to_dict, to_yaml
 from beicli.config.schema import BaseModel, CheckpointRepository, Config, QuantizationType
 from beicli.errors import ConfigError, UsageError
@@ -44,7 +46,6 @@ from beicli.model.inspect import inspect_checkpoint
 from beicli.model.rerank_templates import RerankRequest, missing_template_warning
 from beicli.model.spec import ModelSpec, Pooling
 
-REPORT_NAME = "report.json"
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 _TOOLCHAIN = ("torch", "transformers", "onnx", "onnxscript", "openvino", "tokenizers", "numpy")
 
@@ -54,7 +55,7 @@ class BuildOptions:
     """What the command line says beside the configuration.
 
     backend: None takes the one for the configured accelerator.
-    precision: None takes bf16 where the CPU computes it, else f32.
+    precision: None takes bf16 where the CPU computes it and the gate finds it close, else f32.
     pooling: None takes the checkpoint's own.
     """
 
@@ -82,9 +83,6 @@ class Progress(Protocol):
     def finished(self, step: str, detail: str, duration_s: float) -> None: ...
 
     def warn(self, message: str) -> None: ...
-
-
-Compute = Callable[[EngineArtifact, Sequence[Sample]], list[Float32]]
 
 
 def build_engine(
@@ -124,7 +122,11 @@ def build_engine(
         _copy_companions(staging, checkpoint.path, loaded)
         seal_artifact(staging, manifest)
         with _step(progress, "Checked") as say:
-            report = _check(staging, module, checkpoint.path, manifest, compute)
+            gate = AccuracyGate(
+                staging, manifest, module=module, checkpoint=checkpoint.path, compute=compute
+            )
+            may_fall_back = options.precision is None and precision == "bf16"
+            manifest, report = _check(staging, manifest, gate, progress, may_fall_back)
             say(report.summary)
         manifest = seal_artifact(staging, manifest)
     return BuildResult(EngineArtifact(options.output, manifest), report)
@@ -182,22 +184,22 @@ def _warn_of_spec(spec: ModelSpec, pooling: Pooling | None, progress: Progress) 
 
 
 def _check(
-    staging: Path, module: TaskModule, checkpoint: Path, manifest: Manifest, compute: Compute
-) -> AccuracyReport:
-    """Compare the staged engine with the reference; write `report.json` and `golden.npz`."""
-    spec = manifest.model
-    samples = reference_samples(spec)
-    limit = manifest.limits.max_input_length
-    reference = reference_outputs(module, checkpoint, spec, samples, max_input_length=limit)
-    candidate = compute(EngineArtifact.open(staging), samples)
-    report = compare(reference, candidate, samples, spec=spec, precision=manifest.precision)
-    require_accuracy(report)
-    text = json.dumps(asdict(report), indent=2, ensure_ascii=False) + "\n"
-    (staging / REPORT_NAME).write_text(text, encoding="utf-8")
-    golden = golden_samples(spec)
-    outputs = [reference[samples.index(sample)] for sample in golden]
-    write_golden(staging / GOLDEN_NAME, golden, outputs)
-    return report
+    staging: Path,
+    manifest: Manifest,
+    gate: AccuracyGate,
+    progress: Progress,
+    may_fall_back: bool,  # noqa: FBT001 - private
+) -> tuple[Manifest, AccuracyReport]:
+    """Compare the staged engine with the reference, in f32 too if it may and must be."""
+    report = gate.compare()
+    if may_fall_back and not report.is_close:
+        progress.warn(describe_fallback(report))
+        # The graph is the same: precision is a hint when it is compiled.
+        manifest = replace(manifest, precision="f32", cpu_features=openvino.cpu_features("f32"))
+        manifest = seal_artifact(staging, manifest)
+        report = gate.compare()
+    gate.pass_with(report)
+    return manifest, report
 
 
 def _manifest(

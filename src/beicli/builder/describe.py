@@ -1,6 +1,11 @@
 """What a build says of its steps, one line each."""
 
 from beicli.artifact.manifest import Precision
+from beicli.builder.accuracy import (
+    MAX_SCORE_DIFFERENCE_UNASKED,
+    AccuracyReport,
+    VectorReport,
+)
 from beicli.builder.checkpoint import Checkpoint
 from beicli.config.schema import CheckpointRepository
 from beicli.model.rerank_templates import template_name
@@ -25,6 +30,17 @@ def describe_precision(precision: Precision, *, asked: Precision | None) -> str:
         return f"OpenVINO, {precision} as asked"
     why = "this CPU computes it" if precision == "bf16" else "this CPU has no bf16"
     return f"OpenVINO, {precision}: {why}"
+
+
+def describe_fallback(report: AccuracyReport) -> str:
+    """Return why an engine nobody asked a precision of computes in f32 on a CPU with bf16."""
+    if isinstance(report, VectorReport) or not report.passed:
+        return f"{report.precision} is not precise enough, so this is in f32: {report.failure}"
+    return (
+        f"{report.precision} would move a score by {report.max_difference:.4f}, and more than "
+        f"{MAX_SCORE_DIFFERENCE_UNASKED} has to be asked for, so this is in f32; "
+        f"`--precision {report.precision}` is faster"
+    )
 
 
 def _describe_task(spec: ModelSpec) -> str:

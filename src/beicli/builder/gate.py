@@ -1,0 +1,67 @@
+"""The gate of a build: the staged engine, as it will serve, against the float32 reference."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from beicli.artifact.directory import EngineArtifact
+from beicli.artifact.manifest import Manifest
+from beicli.builder.accuracy import AccuracyReport, Float32, compare, require_accuracy
+from beicli.builder.golden import GOLDEN_NAME, write_golden
+from beicli.builder.graph import TaskModule
+from beicli.builder.reference import reference_outputs
+from beicli.builder.samples import Sample, golden_samples, reference_samples
+
+REPORT_NAME = "report.json"
+
+Compute = Callable[[EngineArtifact, Sequence[Sample]], list[Float32]]
+
+
+class AccuracyGate:
+    """Compares one staged engine, in one precision after another if need be.
+
+    compute: computes the outputs of samples with a finished directory, on the path that serves.
+    """
+
+    def __init__(
+        self,
+        staging: Path,
+        manifest: Manifest,
+        *,
+        module: TaskModule,
+        checkpoint: Path,
+        compute: Compute,
+    ) -> None:
+        self._staging = staging
+        self._spec = manifest.model
+        self._compute = compute
+        self._samples = reference_samples(manifest.model)
+        self._reference = reference_outputs(
+            module,
+            checkpoint,
+            manifest.model,
+            self._samples,
+            max_input_length=manifest.limits.max_input_length,
+        )
+
+    def compare(self) -> AccuracyReport:
+        """Compute the samples with the engine as it is sealed now, and compare."""
+        artifact = EngineArtifact.open(self._staging)
+        candidate = self._compute(artifact, self._samples)
+        return compare(
+            self._reference,
+            candidate,
+            self._samples,
+            spec=self._spec,
+            precision=artifact.manifest.precision,
+        )
+
+    def pass_with(self, report: AccuracyReport) -> None:
+        """Write `report.json` and `golden.npz`; raises AccuracyError if the report fails."""
+        require_accuracy(report)
+        text = json.dumps(asdict(report), indent=2, ensure_ascii=False) + "\n"
+        (self._staging / REPORT_NAME).write_text(text, encoding="utf-8")
+        golden = golden_samples(self._spec)
+        outputs = [self._reference[self._samples.index(sample)] for sample in golden]
+        write_golden(self._staging / GOLDEN_NAME, golden, outputs)
