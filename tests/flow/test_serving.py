@@ -1,5 +1,6 @@
 """The server as a process: what it loads, how it starts, refuses and stops."""
 
+import asyncio
 import json
 import signal
 import threading
@@ -58,6 +59,30 @@ def test_every_get_route_answers(server: RunningServer) -> None:
         assert info["max_input_length"] == 256
         assert info["model_type"] == {"embedding": {"pooling": "mean"}}
         assert "te_request_count" in client.get("/metrics").text
+
+
+def test_health_answers_under_full_load(server: RunningServer) -> None:
+    body = {"input": ["word " * 240] * 4}
+
+    async def overload() -> tuple[list[int], list[int]]:
+        limits = httpx2.Limits(max_connections=None)
+        async with httpx2.AsyncClient(base_url=server.url, limits=limits, timeout=120) as client:
+            tasks = [
+                asyncio.create_task(client.post("/v1/embeddings", json=body)) for _ in range(64)
+            ]
+            healths = []
+            while not all(task.done() for task in tasks):
+                # The Performance Client takes an endpoint that needs 6 s for one that is gone.
+                health = await client.get("/health", timeout=6)
+                healths.append(health.status_code)
+                await asyncio.sleep(0.05)
+            return [task.result().status_code for task in tasks], healths
+
+    answers, healths = asyncio.run(overload())
+
+    assert answers == [200] * 64
+    assert len(healths) > 5
+    assert set(healths) == {200}
 
 
 def test_sigterm_lets_running_requests_finish(f32_engine: Path) -> None:
