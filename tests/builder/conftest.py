@@ -8,8 +8,8 @@ import huggingface_hub
 import pytest
 from huggingface_hub import constants
 from tests.builder.builds import Finished, Recorder, run_build, write_config
-from tests.builder.fake_hub import COMMIT, FakeHub, point_client_at
 from tests.builder.tiny_models import Dense, save_checkpoint, tiny_bert
+from tests.sources.fake_hub import COMMIT, FakeHub, point_client_at
 
 from beicli.builder import build
 from beicli.builder.graph import TaskModule, export_onnx

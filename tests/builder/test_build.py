@@ -16,7 +16,7 @@ from tests.builder.builds import (
     with_build,
     write_config,
 )
-from tests.builder.fake_hub import COMMIT, REPO, FakeHub
+from tests.sources.fake_hub import COMMIT, REPO, FakeHub
 
 from beicli import __version__
 from beicli.artifact.directory import EngineArtifact

@@ -29,7 +29,6 @@ from beicli.artifact.manifest import (
 )
 from beicli.builder import openvino
 from beicli.builder.accuracy import AccuracyReport
-from beicli.builder.checkpoint import Checkpoint, fetch_checkpoint
 from beicli.builder.describe import (
     describe_checkpoint,
     describe_fallback,
@@ -45,6 +44,7 @@ from beicli.errors import ConfigError, UsageError
 from beicli.model.inspect import inspect_checkpoint
 from beicli.model.rerank_templates import RerankRequest, missing_template_warning
 from beicli.model.spec import ModelSpec, Pooling
+from beicli.sources.checkpoint import Checkpoint, fetch_checkpoint
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 _TOOLCHAIN = ("torch", "transformers", "onnx", "onnxscript", "openvino", "tokenizers", "numpy")

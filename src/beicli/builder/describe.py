@@ -6,10 +6,10 @@ from beicli.builder.accuracy import (
     AccuracyReport,
     VectorReport,
 )
-from beicli.builder.checkpoint import Checkpoint
 from beicli.config.schema import CheckpointRepository
 from beicli.model.rerank_templates import template_name
 from beicli.model.spec import ModelSpec, Task
+from beicli.sources.checkpoint import Checkpoint
 
 
 def describe_checkpoint(repository: CheckpointRepository, checkpoint: Checkpoint) -> str:

@@ -2,11 +2,11 @@ import socket
 from pathlib import Path
 
 import pytest
-from tests.builder.fake_hub import COMMIT, NEXT_COMMIT, REPO, FakeHub, Refusal, point_client_at
+from tests.sources.fake_hub import COMMIT, NEXT_COMMIT, REPO, FakeHub, Refusal, point_client_at
 
-from beicli.builder.checkpoint import Checkpoint, fetch_checkpoint
 from beicli.config.schema import CheckpointRepository, CheckpointSource
 from beicli.errors import CheckpointError
+from beicli.sources.checkpoint import Checkpoint, fetch_checkpoint
 
 WANTED = {
     "config.json": b"{}",
