@@ -2,8 +2,14 @@
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+# Torch and the hub's client take seconds to import, and most tests need neither.
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from tests.sources.fake_hub import FakeHub
 
 _REPOSITORY = Path(__file__).parent.parent
 
@@ -24,6 +30,37 @@ def minilm_checkpoint(models_directory: Path) -> Path:
     checkpoint = models_directory / "all-minilm-l6-v2"
     _require(checkpoint)
     return checkpoint
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A BERT with mean pooling; read only."""
+    from tests.builder.tiny_models import save_checkpoint, tiny_bert
+
+    return save_checkpoint(tmp_path_factory.mktemp("tiny") / "tiny-bert", tiny_bert())
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "Iterator[FakeHub]":
+    """A hub that the real client talks to, whose `main` lacks its files, and an empty cache."""
+    import huggingface_hub
+    from huggingface_hub import constants
+    from tests.sources.fake_hub import COMMIT, FakeHub, point_client_at
+
+    hub = FakeHub({COMMIT: {}}, {"main": COMMIT})
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "hf_access_token", "HF_ACCESS_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    home = tmp_path / "huggingface"
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(home / "hub"))
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(home / "token"))
+    monkeypatch.setattr(constants, "HF_STORED_TOKENS_PATH", str(home / "stored_tokens"))
+    monkeypatch.setattr(constants, "AGENT_HARNESSES_PATH", str(home / "harnesses.json"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    with hub.serving():
+        point_client_at(hub.endpoint, monkeypatch)
+        yield hub
+        # It keeps connections open, which would outlive the test.
+        huggingface_hub.close_session()
 
 
 def _require(directory: Path) -> None:

@@ -1,26 +1,16 @@
 """Tiny checkpoints and one build, made once a test run, and a hub to fetch checkpoints from."""
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
-import huggingface_hub
 import pytest
-from huggingface_hub import constants
 from tests.builder.builds import Finished, Recorder, run_build, write_config
 from tests.builder.tiny_models import Dense, save_checkpoint, tiny_bert
-from tests.sources.fake_hub import COMMIT, FakeHub, point_client_at
 
 from beicli.builder import build
 from beicli.builder.graph import TaskModule, export_onnx
 from beicli.config.load import LoadedConfig
 from beicli.model.spec import ModelSpec
-
-
-@pytest.fixture(scope="session")
-def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A BERT with mean pooling; read only."""
-    return save_checkpoint(tmp_path_factory.mktemp("tiny") / "tiny-bert", tiny_bert())
 
 
 @pytest.fixture(scope="session")
@@ -65,22 +55,3 @@ def quick_export(finished: Finished, monkeypatch: pytest.MonkeyPatch) -> None:
 def loaded(tiny_checkpoint: Path, tmp_path: Path) -> LoadedConfig:
     """A configuration of the tiny checkpoint, alone in its folder."""
     return write_config(tmp_path, tiny_checkpoint)
-
-
-@pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
-    """A hub that the real client talks to, whose `main` lacks its files, and an empty cache."""
-    hub = FakeHub({COMMIT: {}}, {"main": COMMIT})
-    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "hf_access_token", "HF_ACCESS_TOKEN"):
-        monkeypatch.delenv(name, raising=False)
-    home = tmp_path / "huggingface"
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(home / "hub"))
-    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(home / "token"))
-    monkeypatch.setattr(constants, "HF_STORED_TOKENS_PATH", str(home / "stored_tokens"))
-    monkeypatch.setattr(constants, "AGENT_HARNESSES_PATH", str(home / "harnesses.json"))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    with hub.serving():
-        point_client_at(hub.endpoint, monkeypatch)
-        yield hub
-        # It keeps connections open, which would outlive the test.
-        huggingface_hub.close_session()
