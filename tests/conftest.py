@@ -9,6 +9,7 @@ import pytest
 # Torch and the hub's client take seconds to import, and most tests need neither.
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
     from tests.sources.fake_hub import FakeHub
 
 _REPOSITORY = Path(__file__).parent.parent
