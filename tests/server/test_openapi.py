@@ -18,7 +18,7 @@ from beicli.server.openapi.document import create_document, is_available, operat
 from beicli.server.openapi.operation import JSON, Example, Operation, Served
 from beicli.server.openapi.responses import HEADERS, INFERENCE_HEADERS
 from beicli.server.options import ServerOptions
-from beicli.server.tasks import routes_of
+from beicli.model.routes import routes_of
 
 tasks = pytest.mark.parametrize("task", Task)
 

@@ -8,7 +8,7 @@ from tests.server.fakes import FakeEngine, ask, make_manifest
 from beicli.model.spec import Task
 from beicli.server.options import ServerOptions
 from beicli.server.paths import route_behind, why_unserved
-from beicli.server.tasks import platform_route
+from beicli.model.routes import platform_route
 
 PREFIXES = [
     "/sync",
@@ -81,10 +81,10 @@ def test_any_path_leads_to_some_route(path: str) -> None:
 def test_the_default_route_follows_from_the_task_unless_it_is_configured(
     task: Task, route: str
 ) -> None:
-    manifest = make_manifest(task)
+    model = make_manifest(task).model
 
-    assert platform_route(manifest) == route
-    assert platform_route(replace(manifest, default_route="/rerank")) == "/rerank"
+    assert platform_route(model, None) == route
+    assert platform_route(model, "/rerank") == "/rerank"
 
 
 @pytest.mark.parametrize("path", ["/production/sync/v1/embeddings", *BARE])

@@ -39,9 +39,10 @@ from beicli.builder.gate import AccuracyGate, Compute
 from beicli.builder.graph import export_onnx, graph_inputs
 from beicli.builder.loading import load_module
 from beicli.config.load import LoadedConfig, to_dict, to_yaml
-from beicli.config.schema import BaseModel, CheckpointRepository, Config, QuantizationType
-from beicli.errors import ConfigError, UsageError
+from beicli.config.schema import BaseModel, CheckpointRepository, QuantizationType
+from beicli.errors import UsageError
 from beicli.model.inspect import inspect_checkpoint
+from beicli.model.recipe import configured_pooling
 from beicli.model.rerank_templates import RerankRequest, missing_template_warning
 from beicli.model.spec import ModelSpec, Pooling
 from beicli.sources.checkpoint import Checkpoint, fetch_checkpoint
@@ -96,7 +97,7 @@ def build_engine(
     """
     repository = _check_buildable(loaded, options, progress)
     rerank = RerankRequest.from_metadata(loaded.config.model_metadata, repository=repository.repo)
-    pooling = options.pooling or _configured_pooling(loaded.config)
+    pooling = options.pooling or configured_pooling(loaded.config.environment_variables)
     precision = openvino.choose_precision(options.precision)
     with stage_artifact(options.output, force=options.force) as staging:
         with _step(progress, "Fetched") as say:
@@ -158,19 +159,6 @@ def _check_buildable(
             hint="use `no_quant`, which computes in bf16 where the CPU can",
         )
     return build.checkpoint_repository
-
-
-def _configured_pooling(config: Config) -> Pooling | None:
-    """Read the variable by which text-embeddings-inference is told; a Truss has no key for it."""
-    name = config.environment_variables.get("POOLING")
-    if not name:
-        return None
-    try:
-        return Pooling(name.replace("-", "_"))
-    except ValueError:
-        raise ConfigError(
-            f"`environment_variables.POOLING` is `{name}`; one of {', '.join(Pooling)} is wanted"
-        ) from None
 
 
 def _warn_of_spec(spec: ModelSpec, pooling: Pooling | None, progress: Progress) -> None:

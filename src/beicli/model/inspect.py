@@ -15,10 +15,11 @@ from beicli.model.classifier import (
     read_labels,
     takes_token_type_ids,
 )
-from beicli.model.files import CheckpointFile, read_json
+from beicli.model.files import CheckpointFile
 from beicli.model.recipe import Recipe, read_recipe
 from beicli.model.rerank_templates import RerankRequest, choose_reranking
 from beicli.model.spec import ModelSpec, Pooling, ScoreActivation, Task
+from beicli.model.weights import check_tokenizer, check_weights, list_files
 
 # These count positions from the padding id + 1, so the first rows of the table are never used.
 _OFFSET_MODEL_TYPES = frozenset(
@@ -73,13 +74,26 @@ def inspect_checkpoint(
     Raises CheckpointError when a file is missing or wrong, UnsupportedModelError when the model
     is of a kind that cannot be served; both name the file.
     """
+    names = list_files(directory)
+    # A folder without this one is no checkpoint at all, whatever else it lacks.
+    CheckpointFile.read(directory, "config.json")
+    check_weights(directory, names)
+    check_tokenizer(directory, names)
+    return read_spec(directory, pooling=pooling, rerank=rerank)
+
+
+def read_spec(
+    directory: Path,
+    *,
+    pooling: Pooling | None = None,
+    rerank: RerankRequest = RerankRequest(),  # noqa: B008 - frozen
+) -> ModelSpec:
+    """Read what the JSON files alone say; `inspect_checkpoint` sees to the other files too."""
     config = CheckpointFile.read(directory, "config.json")
     model_type = config.get("model_type", str, "")
     if not model_type:
         raise CheckpointError("`config.json` has no `model_type`")
     _refuse_quantized(config)
-    _check_weights(directory)
-    _check_tokenizer(directory)
     architecture = _architecture(config)
     facts = _task_facts(directory, config, architecture, pooling)
     recipe = facts.recipe or Recipe(None, (), normalize=False)
@@ -188,47 +202,6 @@ def _refuse_quantized(config: CheckpointFile) -> None:
                 f"`config.json` has `{key}`: the weights are quantised already",
                 hint="build from the 16 or 32 bit checkpoint it was made from",
             )
-
-
-def _check_weights(directory: Path) -> None:
-    index = directory / "model.safetensors.index.json"
-    if index.is_file():
-        _check_shards(directory, index)
-        return
-    if (directory / "model.safetensors").is_file():
-        return
-    others = sorted(
-        path.name for path in directory.iterdir() if path.suffix in {".bin", ".pt", ".pth", ".h5"}
-    )
-    found = f"; found `{others[0]}`, which is never loaded: it can run code" if others else ""
-    raise CheckpointError(
-        f"the checkpoint has no `model.safetensors` (expected at "
-        f"`{directory / 'model.safetensors'}`){found}",
-        hint="convert it once, where you trust it: "
-        "`AutoModel.from_pretrained(PATH).save_pretrained(PATH)`",
-    )
-
-
-def _check_shards(directory: Path, index: Path) -> None:
-    values = read_json(index)
-    weight_map = values.get("weight_map") if isinstance(values, dict) else None
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise CheckpointError(f"`{index}` has no `weight_map`")
-    for name in sorted({str(shard) for shard in weight_map.values()}):
-        if "/" in name or not name.endswith(".safetensors"):
-            raise CheckpointError(f"`{index}` names `{name}`, which is not a safetensors file")
-        if not (directory / name).is_file():
-            raise CheckpointError(f"`{index}` names `{name}`, which is missing")
-
-
-def _check_tokenizer(directory: Path) -> None:
-    path = directory / "tokenizer.json"
-    if not path.is_file():
-        raise CheckpointError(
-            f"the checkpoint has no `tokenizer.json` (expected at `{path}`)",
-            hint="only fast tokenizers are served: write one with "
-            "`AutoTokenizer.from_pretrained(PATH, use_fast=True).save_pretrained(PATH)`",
-        )
 
 
 def _pad_token_id(config: CheckpointFile, vocab_size: int, *, default: int) -> int:

@@ -1,9 +1,10 @@
 """The sentence-transformers recipe of a checkpoint: what comes after the encoder."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from beicli.errors import CheckpointError, UnsupportedModelError
+from beicli.errors import CheckpointError, ConfigError, UnsupportedModelError
 from beicli.model.files import CheckpointFile, read_json
 from beicli.model.spec import Activation, DenseModule, Pooling
 
@@ -41,6 +42,22 @@ class Recipe:
     pooling: Pooling | None
     dense: tuple[DenseModule, ...]
     normalize: bool
+
+
+def configured_pooling(variables: Mapping[str, str]) -> Pooling | None:
+    """Read the variable by which text-embeddings-inference is told; a Truss has no key for it.
+
+    variables: `environment_variables` of the configuration.
+    """
+    name = variables.get("POOLING")
+    if not name:
+        return None
+    try:
+        return Pooling(name.replace("-", "_"))
+    except ValueError:
+        raise ConfigError(
+            f"`environment_variables.POOLING` is `{name}`; one of {', '.join(Pooling)} is wanted"
+        ) from None
 
 
 def read_recipe(directory: Path, *, pooling: Pooling | None = None) -> Recipe:

@@ -25,7 +25,7 @@ from beicli.server.paths import PlatformPaths, why_unserved
 from beicli.server.predict import PredictHandler
 from beicli.server.rerank import RerankHandler
 from beicli.server.sparse import EmbedSparseHandler
-from beicli.server.tasks import platform_route, root_route
+from beicli.model.routes import platform_route, root_route
 from beicli.server.tei_embeddings import EmbedAllHandler, EmbedHandler, SimilarityHandler
 from beicli.server.tokens import DecodeHandler, TokenizeHandler
 from beicli.server.traffic import CountAnswers
@@ -52,10 +52,12 @@ def create_app(
     )
     state.metrics.watch_queue(lambda: pipeline.num_waiting)
     state.metrics.describe(pipeline.manifest, served_model_name=state.model_name)
+    manifest = pipeline.manifest
+    default_route = platform_route(manifest.model, manifest.default_route)
     app = Starlette(
         routes=_routes(state),
         middleware=[
-            Middleware(PlatformPaths, default_route=platform_route(pipeline.manifest)),
+            Middleware(PlatformPaths, default_route=default_route),
             Middleware(CountAnswers, metrics=state.metrics),
             Middleware(FinishRequestBody),
             Middleware(RequireApiKey, api_keys=options.api_keys),

@@ -20,7 +20,7 @@ from beicli.server.fields import parse_json_object
 from beicli.server.metrics import Family, RequestSize, ServerMetrics
 from beicli.server.negotiation import Answer, Negotiated, negotiate
 from beicli.server.options import ServerOptions
-from beicli.server.tasks import describe_model
+from beicli.model.routes import describe_model
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -15,7 +15,7 @@ from beicli.model.spec import ModelSpec, Task
 from beicli.server.errors import UnknownModelError
 from beicli.server.inference import ServerState
 from beicli.server.metrics import CONTENT_TYPE
-from beicli.server.tasks import PLATFORM_MODEL_NAME
+from beicli.model.routes import PLATFORM_MODEL_NAME
 
 # A forward pass that takes longer than this will not come back.
 STALL_LIMIT_S = 60.0

@@ -12,7 +12,7 @@ from beicli.server.openapi.schemas import components
 from beicli.server.openapi.scoring import scoring_operations
 from beicli.server.openapi.server import address_operations, server_operations
 from beicli.server.openapi.tokens import token_operations
-from beicli.server.tasks import routes_of, tasks_of, words_for
+from beicli.model.routes import routes_of, tasks_of, words_for
 
 _DESCRIPTION = """\
 The routes of `bei serve`, in the shapes of OpenAI, Cohere, text-embeddings-inference and Baseten.

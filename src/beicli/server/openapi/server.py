@@ -13,7 +13,7 @@ from beicli.server.openapi.operation import (
 )
 from beicli.server.openapi.responses import INFERENCE_HEADERS
 from beicli.server.openapi.schemas import COUNT, STRING, array, body, described, record
-from beicli.server.tasks import PLATFORM_MODEL_NAME, root_route
+from beicli.model.routes import PLATFORM_MODEL_NAME, root_route
 
 _ADDRESSES = "Other addresses"
 _SERVER = "Server"

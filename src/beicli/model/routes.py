@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 
-from beicli.artifact.manifest import Manifest
 from beicli.model.spec import ModelSpec, Task
 
 # What every model is on a Truss platform, which asks `/v1/models/model` whether it is ready.
@@ -56,15 +55,14 @@ def root_route(model: ModelSpec) -> str:
     return _ROUTES[model.task][0]
 
 
-def platform_route(manifest: Manifest) -> str:
+def platform_route(model: ModelSpec, configured: str | None) -> str:
     """Return where a Truss platform's bare predict address leads.
 
     The configuration decides. Otherwise a reranker answers `/predict` too, as on the platform.
     """
-    if manifest.default_route is not None:
-        return manifest.default_route
-    task = manifest.model.task
-    return "/predict" if task is Task.RERANKING else _ROUTES[task][0]
+    if configured is not None:
+        return configured
+    return "/predict" if model.task is Task.RERANKING else _ROUTES[model.task][0]
 
 
 def describe_model(name: str, model: ModelSpec) -> str:

@@ -1,0 +1,66 @@
+import json
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from beicli.errors import CheckpointError
+from beicli.model.weights import check_weights, count_parameters, list_files
+
+
+def test_parameters_are_counted_without_reading_them(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    save_file(
+        {"a": np.zeros((3, 4), np.float16), "b": np.zeros(5), "c": np.zeros((), np.float32)},
+        path,
+        metadata={"format": "pt"},
+    )
+
+    assert count_parameters(path) == 3 * 4 + 5 + 1
+    # Only the header is needed.
+    path.write_bytes(path.read_bytes()[:-40])
+    assert count_parameters(path) == 18
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"short",
+        struct.pack("<Q", 10**12) + b"{}",
+        struct.pack("<Q", 4) + b"nope",
+        struct.pack("<Q", 2) + b"[]",
+        struct.pack("<Q", 9) + b'{"a": 12}',
+        struct.pack("<Q", 8) + b"\xff" * 8,
+    ],
+)
+def test_what_is_no_safetensors_file_is_said_to_be_none(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(content)
+
+    with pytest.raises(CheckpointError, match="is no safetensors file"):
+        count_parameters(path)
+
+
+def test_shards_are_named_once_each_and_looked_for_in_the_listing(tmp_path: Path) -> None:
+    shards = ["model-1-of-2.safetensors", "model-2-of-2.safetensors"]
+    index = {"weight_map": {"a": shards[0], "b": shards[1], "c": shards[0]}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    names = {"model.safetensors.index.json", *shards}
+
+    # The shards themselves need not be on this disk.
+    assert check_weights(tmp_path, names) == tuple(shards)
+    with pytest.raises(
+        CheckpointError, match=r"names `model-2-of-2.safetensors`, which is missing"
+    ):
+        check_weights(tmp_path, names - {shards[1]})
+
+
+def test_files_are_listed_with_their_folders(tmp_path: Path) -> None:
+    (tmp_path / "1_Pooling").mkdir()
+    for name in ("config.json", "1_Pooling/config.json"):
+        (tmp_path / name).touch()
+
+    assert list_files(tmp_path) == {"config.json", "1_Pooling/config.json"}
