@@ -28,7 +28,7 @@ demo: models  ## build a real model, serve it, query it, print the answer
 	$(BIN)/python examples/demo.py --models $(MODELS)
 
 serve: models  ## build MiniLM if needed and serve it on $(PORT)
-	@test -d $(ENGINE) || $(BIN)/bei build examples/all-minilm-l6-v2.yaml --output $(ENGINE)
+	@test -d $(ENGINE) || $(BIN)/bei build examples/all-minilm-l6-v2 --output $(ENGINE)
 	$(BIN)/bei serve $(ENGINE) --port $(PORT)
 
 test: models  ## run every test; no network, no GPU

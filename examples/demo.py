@@ -17,7 +17,7 @@ import numpy as np
 from openai import OpenAI
 
 BEI = Path(sys.executable).parent / "bei"
-CONFIG = Path(__file__).parent / "all-minilm-l6-v2.yaml"
+CONFIG = Path(__file__).parent / "all-minilm-l6-v2"
 SENTENCES = (
     "A cat sleeps on the warm windowsill.",
     "The kitten is napping in the sun.",

@@ -106,13 +106,15 @@ def test_published_config_loads_without_a_warning(load: Load, row: list[str]) ->
     assert str(loaded.config.resources.accelerator) == gpu
 
 
-@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", sorted(EXAMPLES.glob("*/config.yaml")), ids=lambda path: path.parent.name
+)
 def test_our_own_example_loads_without_a_warning(path: Path) -> None:
     assert load_config(path).warnings == ()
 
 
 def test_local_example_points_to_where_make_models_puts_the_model() -> None:
-    loaded = load_config(EXAMPLES / "all-minilm-l6-v2.yaml")
+    loaded = load_config(EXAMPLES / "all-minilm-l6-v2")
 
     repository = loaded.config.trt_llm.build.checkpoint_repository
     assert repository.source is CheckpointSource.LOCAL
@@ -122,7 +124,7 @@ def test_local_example_points_to_where_make_models_puts_the_model() -> None:
 
 
 def test_hub_example_pins_a_commit() -> None:
-    loaded = load_config(EXAMPLES / "all-minilm-l6-v2-hub.yaml")
+    loaded = load_config(EXAMPLES / "all-minilm-l6-v2-hub")
 
     assert loaded.config.trt_llm.build.checkpoint_repository.revision == (
         "c9745ed1d9f207416be6d2e6f8de32d1f16199bf"

@@ -15,7 +15,7 @@ import pytest
 
 BEI = Path(sys.executable).parent / "bei"
 EXAMPLES = Path(__file__).parents[2] / "examples"
-CONFIG = EXAMPLES / "all-minilm-l6-v2.yaml"
+CONFIG = EXAMPLES / "all-minilm-l6-v2"
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def build_example(
             checkpoint = models_directory / name
             assert checkpoint.is_dir(), f"{checkpoint} is missing; run `make models`"
             override = f"trt_llm.build.checkpoint_repository.repo={checkpoint}"
-            arguments = [EXAMPLES / f"{name}.yaml", "-o", output, "--set", override]
+            arguments = [EXAMPLES / name, "-o", output, "--set", override]
             done = run_bei("build", *arguments, "--precision", precision)
             assert done.returncode == 0, done.stderr
             built[name, precision] = output
