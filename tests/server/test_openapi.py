@@ -11,6 +11,7 @@ from schemathesis.specs.openapi import definitions
 from starlette.routing import Route
 from tests.server.fakes import FakeEngine, ask, ask_all, make_manifest, make_pipeline
 
+from beicli.model.routes import routes_of
 from beicli.model.spec import Task
 from beicli.server.app import create_app
 from beicli.server.errors import WORDS, MethodNotAllowedError
@@ -18,7 +19,6 @@ from beicli.server.openapi.document import create_document, is_available, operat
 from beicli.server.openapi.operation import JSON, Example, Operation, Served
 from beicli.server.openapi.responses import HEADERS, INFERENCE_HEADERS
 from beicli.server.options import ServerOptions
-from beicli.model.routes import routes_of
 
 tasks = pytest.mark.parametrize("task", Task)
 

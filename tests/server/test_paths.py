@@ -1,14 +1,12 @@
-from dataclasses import replace
-
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from tests.server.fakes import FakeEngine, ask, make_manifest
 
+from beicli.model.routes import platform_route
 from beicli.model.spec import Task
 from beicli.server.options import ServerOptions
 from beicli.server.paths import route_behind, why_unserved
-from beicli.model.routes import platform_route
 
 PREFIXES = [
     "/sync",

@@ -8,6 +8,7 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.routing import Match, Route
 
+from beicli.model.routes import platform_route, root_route
 from beicli.pipeline.pipeline import InferencePipeline
 from beicli.server.authentication import RequireApiKey
 from beicli.server.cohere_embed import CohereEmbedHandler
@@ -25,7 +26,6 @@ from beicli.server.paths import PlatformPaths, why_unserved
 from beicli.server.predict import PredictHandler
 from beicli.server.rerank import RerankHandler
 from beicli.server.sparse import EmbedSparseHandler
-from beicli.model.routes import platform_route, root_route
 from beicli.server.tei_embeddings import EmbedAllHandler, EmbedHandler, SimilarityHandler
 from beicli.server.tokens import DecodeHandler, TokenizeHandler
 from beicli.server.traffic import CountAnswers

@@ -12,6 +12,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from beicli.errors import BeiError, RequestError, WrongTaskError
+from beicli.model.routes import describe_model
 from beicli.pipeline.pipeline import InferencePipeline
 from beicli.pipeline.results import Usage
 from beicli.server.errors import ClientLeftError, words_for
@@ -20,7 +21,6 @@ from beicli.server.fields import parse_json_object
 from beicli.server.metrics import Family, RequestSize, ServerMetrics
 from beicli.server.negotiation import Answer, Negotiated, negotiate
 from beicli.server.options import ServerOptions
-from beicli.model.routes import describe_model
 
 
 @dataclass(frozen=True, slots=True, eq=False)

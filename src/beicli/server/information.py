@@ -11,11 +11,11 @@ from beicli import __version__
 from beicli.artifact.manifest import Precision
 from beicli.engine.cpu import available_cpus
 from beicli.errors import BeiError, UnhealthyError
+from beicli.model.routes import PLATFORM_MODEL_NAME
 from beicli.model.spec import ModelSpec, Task
 from beicli.server.errors import UnknownModelError
 from beicli.server.inference import ServerState
 from beicli.server.metrics import CONTENT_TYPE
-from beicli.model.routes import PLATFORM_MODEL_NAME
 
 # A forward pass that takes longer than this will not come back.
 STALL_LIMIT_S = 60.0

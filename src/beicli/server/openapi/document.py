@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 from beicli import __version__
+from beicli.model.routes import routes_of, tasks_of, words_for
 from beicli.server.authentication import PUBLIC_PATHS
 from beicli.server.openapi.cohere import cohere_operations
 from beicli.server.openapi.embedding import embedding_operations
@@ -12,7 +13,6 @@ from beicli.server.openapi.schemas import components
 from beicli.server.openapi.scoring import scoring_operations
 from beicli.server.openapi.server import address_operations, server_operations
 from beicli.server.openapi.tokens import token_operations
-from beicli.model.routes import routes_of, tasks_of, words_for
 
 _DESCRIPTION = """\
 The routes of `bei serve`, in the shapes of OpenAI, Cohere, text-embeddings-inference and Baseten.

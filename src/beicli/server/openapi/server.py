@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
+from beicli.model.routes import PLATFORM_MODEL_NAME, root_route
 from beicli.server.openapi.operation import (
     JSON,
     Example,
@@ -13,7 +14,6 @@ from beicli.server.openapi.operation import (
 )
 from beicli.server.openapi.responses import INFERENCE_HEADERS
 from beicli.server.openapi.schemas import COUNT, STRING, array, body, described, record
-from beicli.model.routes import PLATFORM_MODEL_NAME, root_route
 
 _ADDRESSES = "Other addresses"
 _SERVER = "Server"
