@@ -20,9 +20,9 @@ from tests.sources.fake_hub import COMMIT, REPO, FakeHub
 
 from beicli import __version__
 from beicli.artifact.directory import EngineArtifact
+from beicli.artifact.golden import read_golden
 from beicli.artifact.manifest import Limits, Source
 from beicli.builder import openvino
-from beicli.builder.golden import read_golden
 from beicli.builder.texts import GOLDEN_TEXTS, REFERENCE_TEXTS
 from beicli.config.load import LoadedConfig, load_config, to_dict
 from beicli.model.inspect import inspect_checkpoint

@@ -16,8 +16,8 @@ from tests.builder.builds import (
 )
 
 from beicli.artifact.directory import EngineArtifact
+from beicli.artifact.golden import Float32
 from beicli.builder import build, openvino
-from beicli.builder.accuracy import Float32
 from beicli.builder.graph import TaskModule
 from beicli.builder.loading import load_module
 from beicli.builder.samples import Sample

@@ -20,12 +20,12 @@ from tests.builder.tiny_models import (
 )
 
 from beicli.artifact.directory import EngineArtifact
+from beicli.artifact.golden import Float32, Sample, read_golden
+from beicli.artifact.report import ScoreReport, VectorReport
 from beicli.builder import build, openvino
-from beicli.builder.accuracy import Float32, ScoreReport, VectorReport
 from beicli.builder.build import BuildResult
 from beicli.builder.gate import Compute
-from beicli.builder.golden import read_golden
-from beicli.builder.samples import Sample, golden_samples, reference_samples
+from beicli.builder.samples import golden_samples, reference_samples
 from beicli.config.load import LoadedConfig
 from beicli.errors import BuildError, CheckpointError, ConfigError, UnsupportedModelError
 from beicli.model.rerank_templates import QWEN3_RERANKER

@@ -27,8 +27,8 @@ from beicli.artifact.manifest import (
     Source,
     TensorInfo,
 )
+from beicli.artifact.report import AccuracyReport
 from beicli.builder import openvino
-from beicli.builder.accuracy import AccuracyReport
 from beicli.builder.describe import (
     describe_checkpoint,
     describe_fallback,

@@ -1,7 +1,7 @@
 """What a build says of its steps, one line each."""
 
 from beicli.artifact.manifest import Precision
-from beicli.builder.accuracy import (
+from beicli.artifact.report import (
     MAX_SCORE_DIFFERENCE_UNASKED,
     AccuracyReport,
     VectorReport,

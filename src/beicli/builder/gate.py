@@ -1,19 +1,17 @@
 """The gate of a build: the staged engine, as it will serve, against the float32 reference."""
 
-import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 
+from beicli.artifact.accuracy import compare
 from beicli.artifact.directory import EngineArtifact
+from beicli.artifact.golden import GOLDEN_NAME, Float32, Sample, write_golden
 from beicli.artifact.manifest import Manifest
-from beicli.builder.accuracy import AccuracyReport, Float32, compare, require_accuracy
-from beicli.builder.golden import GOLDEN_NAME, write_golden
+from beicli.artifact.report import REPORT_NAME, AccuracyReport, dump_report
 from beicli.builder.graph import TaskModule
 from beicli.builder.reference import reference_outputs
-from beicli.builder.samples import Sample, golden_samples, reference_samples
-
-REPORT_NAME = "report.json"
+from beicli.builder.samples import golden_samples, reference_samples
+from beicli.errors import AccuracyError
 
 Compute = Callable[[EngineArtifact, Sequence[Sample]], list[Float32]]
 
@@ -60,8 +58,19 @@ class AccuracyGate:
     def pass_with(self, report: AccuracyReport) -> None:
         """Write `report.json` and `golden.npz`; raises AccuracyError if the report fails."""
         require_accuracy(report)
-        text = json.dumps(asdict(report), indent=2, ensure_ascii=False) + "\n"
-        (self._staging / REPORT_NAME).write_text(text, encoding="utf-8")
+        (self._staging / REPORT_NAME).write_text(dump_report(report), encoding="utf-8")
         golden = golden_samples(self._spec)
         outputs = [self._reference[self._samples.index(sample)] for sample in golden]
         write_golden(self._staging / GOLDEN_NAME, golden, outputs)
+
+
+def require_accuracy(report: AccuracyReport) -> None:
+    """Raise AccuracyError, with the worst sample, if the report does not pass."""
+    if report.passed:
+        return
+    raise AccuracyError(
+        f"the {report.precision} engine disagrees with the float32 reference: {report.failure}",
+        hint="build with `--precision f32`"
+        if report.precision != "f32"
+        else "the export is wrong for this architecture; report it with the checkpoint's name",
+    )

@@ -14,9 +14,9 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from numpy.typing import NDArray
 from transformers import AutoTokenizer
 
+from beicli.artifact.golden import Sample, excerpt
 from beicli.builder.graph import TaskModule, graph_inputs
 from beicli.builder.quiet import quiet
-from beicli.builder.samples import Sample, excerpt
 from beicli.errors import BuildError
 from beicli.model.spec import ModelSpec, Task
 

@@ -1,13 +1,10 @@
 """What an engine is compared on: the bundled texts, and pairs of them where a model takes pairs."""
 
+from beicli.artifact.golden import Sample
 from beicli.builder.texts import GOLDEN_TEXTS, OVERLONG_PAIRS, REFERENCE_TEXTS, SHORT_PAIRS
 from beicli.model.spec import ModelSpec, Task
 
-# A text, or a query and a text for it.
-Sample = str | tuple[str, str]
-
 NUM_GOLDEN = 8
-_EXCERPT_CHARACTERS = 80
 
 
 def reference_samples(spec: ModelSpec) -> tuple[Sample, ...]:
@@ -32,10 +29,3 @@ def golden_samples(spec: ModelSpec) -> tuple[Sample, ...]:
         pairs = (*SHORT_PAIRS[:: len(SHORT_PAIRS) // half][: half - 1], OVERLONG_PAIRS[0])
         return (*GOLDEN_TEXTS[::2], *pairs)
     return GOLDEN_TEXTS
-
-
-def excerpt(sample: Sample) -> str:
-    """Return the start of a sample, for reports."""
-    if isinstance(sample, str):
-        return sample[:_EXCERPT_CHARACTERS]
-    return " | ".join(text[: _EXCERPT_CHARACTERS // 2] for text in sample)

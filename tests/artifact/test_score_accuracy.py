@@ -14,16 +14,11 @@ from tests.builder.tiny_models import (
     tiny_token_classifier,
 )
 
-from beicli.builder.accuracy import (
-    MAX_SCORE_DIFFERENCE,
-    Float32,
-    ScoreReport,
-    VectorReport,
-    compare,
-    compare_scores,
-    require_accuracy,
-)
-from beicli.errors import AccuracyError, BuildError
+from beicli.artifact.accuracy import MAX_SCORE_DIFFERENCE, compare, compare_scores
+from beicli.artifact.golden import Float32
+from beicli.artifact.report import ScoreReport, VectorReport
+from beicli.builder.gate import require_accuracy
+from beicli.errors import AccuracyError
 from beicli.model.inspect import inspect_checkpoint
 from beicli.model.spec import ModelSpec, ScoreActivation
 
@@ -221,5 +216,5 @@ def test_each_task_has_its_measure(tmp_path: Path) -> None:
 def test_an_output_of_another_shape_names_its_sample(spec: ModelSpec) -> None:
     reference, candidate = logits([1, 2, 3], [1, 2, 3]), logits([1, 2, 3], [1, 2])
 
-    with pytest.raises(BuildError, match=r"shape \(2,\) for 'text number 1', .* \(3,\)"):
+    with pytest.raises(AccuracyError, match=r"shape \(2,\) for 'text number 1', .* \(3,\)"):
         compare(reference, candidate, SAMPLES[:2], spec=spec, precision="f32")

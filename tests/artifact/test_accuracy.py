@@ -6,16 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from beicli.builder.accuracy import (
+from beicli.artifact.accuracy import (
     MIN_COSINE,
     NUM_WORST_SAMPLES,
-    Float32,
-    VectorReport,
     compare_scores,
     compare_vectors,
     neighbour_overlap,
-    require_accuracy,
 )
+from beicli.artifact.golden import Float32
+from beicli.artifact.report import VectorReport
+from beicli.builder.gate import require_accuracy
 from beicli.errors import AccuracyError
 
 NUM_TEXTS = 40

@@ -11,10 +11,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from beicli.builder.samples import Sample
-
 GOLDEN_NAME = "golden.npz"
 Float32 = NDArray[np.float32]
+# A text, or a query and a text for it.
+Sample = str | tuple[str, str]
+
+_EXCERPT_CHARACTERS = 80
 
 
 def write_golden(path: Path, samples: Sequence[Sample], outputs: Sequence[Float32]) -> None:
@@ -42,3 +44,10 @@ def read_golden(path: Path) -> list[tuple[Sample, Float32]]:
         sample = (first, second_texts[index]) if is_pair[index] else first
         golden.append((sample, outputs[cu_rows[index] : cu_rows[index + 1]]))
     return golden
+
+
+def excerpt(sample: Sample) -> str:
+    """Return the start of a sample, for reports."""
+    if isinstance(sample, str):
+        return sample[:_EXCERPT_CHARACTERS]
+    return " | ".join(text[: _EXCERPT_CHARACTERS // 2] for text in sample)
