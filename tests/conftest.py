@@ -5,12 +5,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 # Torch and the hub's client take seconds to import, and most tests need neither.
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tests.sources.fake_hub import FakeHub
+
+# A property is about results; a busy machine is no counterexample.
+settings.register_profile("beicli", deadline=None)
+settings.load_profile("beicli")
 
 _REPOSITORY = Path(__file__).parent.parent
 

@@ -47,6 +47,10 @@ class CheckpointError(BeiError):
     """A checkpoint cannot be fetched or read, or lacks a file."""
 
 
+class CheckpointUnavailableError(CheckpointError):
+    """Nobody can say whether a checkpoint is sound: its store is out of reach, or closed to us."""
+
+
 class UnsupportedModelError(CheckpointError):
     """A checkpoint is sound, but nothing here can serve it."""
 

@@ -11,19 +11,19 @@ from beicli.errors import ConfigError
 
 @pytest.fixture
 def load(tmp_path: Path) -> Load:
-    def load_text(text: str, *overrides: str) -> LoadedConfig:
+    def load_text(text: str, *overrides: str, strict: bool = False) -> LoadedConfig:
         path = tmp_path / "config.yaml"
         path.write_text(text, encoding="utf-8")
-        return load_config(path, overrides=overrides)
+        return load_config(path, overrides=overrides, strict=strict)
 
     return load_text
 
 
 @pytest.fixture
 def refuse(load: Load) -> Refuse:
-    def refuse_text(text: str, *overrides: str) -> ConfigError:
+    def refuse_text(text: str, *overrides: str, strict: bool = False) -> ConfigError:
         with pytest.raises(ConfigError) as raised:
-            load(text, *overrides)
+            load(text, *overrides, strict=strict)
         return raised.value
 
     return refuse_text
@@ -31,8 +31,8 @@ def refuse(load: Load) -> Refuse:
 
 @pytest.fixture
 def problems(refuse: Refuse) -> Problems:
-    def problems_of_text(text: str, *overrides: str) -> list[ConfigProblem]:
-        found = refuse(text, *overrides).problems
+    def problems_of_text(text: str, *overrides: str, strict: bool = False) -> list[ConfigProblem]:
+        found = refuse(text, *overrides, strict=strict).problems
         return [problem for problem in found if isinstance(problem, ConfigProblem)]
 
     return problems_of_text

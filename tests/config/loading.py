@@ -9,16 +9,16 @@ from beicli.errors import ConfigError
 class Load(Protocol):
     """Reads `text` as a `config.yaml`."""
 
-    def __call__(self, text: str, *overrides: str) -> LoadedConfig: ...
+    def __call__(self, text: str, *overrides: str, strict: bool = False) -> LoadedConfig: ...
 
 
 class Refuse(Protocol):
     """The error that reading `text` raises."""
 
-    def __call__(self, text: str, *overrides: str) -> ConfigError: ...
+    def __call__(self, text: str, *overrides: str, strict: bool = False) -> ConfigError: ...
 
 
 class Problems(Protocol):
     """The problems of the error that reading `text` raises."""
 
-    def __call__(self, text: str, *overrides: str) -> list[ConfigProblem]: ...
+    def __call__(self, text: str, *overrides: str, strict: bool = False) -> list[ConfigProblem]: ...

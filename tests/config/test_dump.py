@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,8 @@ from tests.config.loading import Load
 
 from beicli.config.load import load_config, to_dict, to_yaml
 from beicli.config.schema import (
-    Accelerator,
     BatchSchedulerPolicy,
     CheckpointSource,
-    QuantizationType,
 )
 
 TEXT = st.text(min_size=1, max_size=10)
@@ -36,20 +35,23 @@ CHECKPOINTS = st.fixed_dictionaries(
     },
     optional={"revision": st.none() | TEXT, "runtime_secret_name": TEXT},
 )
+# On these, Truss allows every precision.
+BLACKWELL = ["B200", "B300", "GB300", "RTX_PRO_6000"]
 BUILDS = st.fixed_dictionaries(
-    {"checkpoint_repository": CHECKPOINTS},
+    {
+        "checkpoint_repository": CHECKPOINTS,
+        "base_model": st.sampled_from(["encoder", "encoder_bert"]),
+    },
     optional={
-        "base_model": st.sampled_from(["encoder", "encoder_bert", "decoder"]),
         "max_num_tokens": st.integers(65, 1_048_576),
         "max_seq_len": st.none() | st.integers(1, 1_048_576),
         "max_batch_size": st.integers(1, 2048),
-        "quantization_type": st.sampled_from(list(map(str, QuantizationType))),
+        "quantization_type": st.sampled_from(["no_quant", "fp8", "fp8_mlp_only", "fp4"]),
         "quantization_config": _optional(
             calib_size=CALIBRATION_SIZE, calib_max_seq_length=CALIBRATION_SIZE, calib_dataset=TEXT
         ),
-        "plugin_configuration": _optional(paged_kv_cache=st.booleans()),
+        "plugin_configuration": _optional(use_paged_context_fmha=st.booleans()),
         "num_builder_gpus": st.none() | COUNT,
-        "speculator": st.none() | st.dictionaries(TEXT, JSON, max_size=2),
         "lora_adapters": st.none()
         | st.dictionaries(st.text("aZ9_-.:", min_size=1), CHECKPOINTS, max_size=2),
         "lora_configuration": st.none() | _optional(lora_target_modules=st.lists(TEXT, max_size=2)),
@@ -75,8 +77,7 @@ CONFIGS = st.fixed_dictionaries(
         "model_name": st.none() | TEXT,
         "model_metadata": st.dictionaries(TEXT, JSON, max_size=3),
         "resources": _optional(
-            accelerator=st.none()
-            | st.builds("{}:{}".format, st.sampled_from(list(map(str, Accelerator))), COUNT),
+            accelerator=st.none() | st.builds("{}:{}".format, st.sampled_from(BLACKWELL), COUNT),
             use_gpu=st.booleans(),
         ),
         "secrets": st.dictionaries(TEXT, st.none() | TEXT, max_size=2),
@@ -96,7 +97,11 @@ def test_resolved_config_loads_again_as_an_equal_one(scratch: Path, tree: object
     second = load_config(scratch)
 
     assert second.config == first.config
-    assert second.warnings == ()
+    # The two files have their keys on other lines.
+    said, said_again = (
+        {replace(warning, line=None) for warning in loaded.warnings} for loaded in (first, second)
+    )
+    assert said_again == said
     assert json.loads(json.dumps(to_dict(first.config))) == to_dict(first.config)
 
 

@@ -137,10 +137,10 @@ def test_defaults_are_those_of_truss(load: Load) -> None:
     assert trt_llm.runtime.total_token_limit == 500_000
 
 
-def test_base_model_left_out_is_the_generative_default_of_truss(load: Load) -> None:
-    config = load(MINIMAL.replace("    base_model: encoder_bert\n", "")).config
+def test_base_model_left_out_is_the_generative_default_of_truss(refuse: Refuse) -> None:
+    error = refuse(MINIMAL.replace("    base_model: encoder_bert\n", ""))
 
-    assert config.trt_llm.build.base_model is BaseModel.DECODER
+    assert "it is not set, and the default, `decoder`, generates text" in error.message
 
 
 def test_gpu_count_is_read_from_the_accelerator(load: Load) -> None:
@@ -178,7 +178,7 @@ def test_other_truss_keys_are_ignored_without_a_word(load: Load) -> None:
     loaded = load(
         MINIMAL
         + "requirements: [numpy]\nbuild: {arguments: {}}\nmodel_type: Model\n"
-        + "model_class_name: Model\nsome_newer_truss_key: 1\n"
+        + "model_class_name: Model\nresources: {node_count: 1}\n"
     )
 
     assert loaded.warnings == ()

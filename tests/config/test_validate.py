@@ -10,14 +10,15 @@ trt_llm:
 
 
 def test_one_problem_reads_as_a_sentence_with_its_line_and_its_hint_apart(refuse: Refuse) -> None:
-    error = refuse(MINIMAL + "    quantisation_type: fp8\n")
+    error = refuse(MINIMAL + "    quantisation_type: fp8\n", strict=True)
 
     assert error.message == "unknown key `trt_llm.build.quantisation_type` (line 5)"
     assert error.hint == "did you mean `quantization_type`?"
 
 
 def test_all_problems_are_listed_at_once_in_the_order_of_their_lines(refuse: Refuse) -> None:
-    error = refuse("""\
+    error = refuse(
+        """\
 resources: {accelerator: X1}
 trt_llm:
   build:
@@ -28,7 +29,9 @@ trt_llm:
     max_num_tokens: 3
     quantization_config:
       calib_size: 100
-""")
+""",
+        strict=True,
+    )
 
     lines = error.message.splitlines()
     assert lines[0].startswith("6 problems in `")
@@ -69,14 +72,15 @@ trt_llm:
         ("quantization_type: fp8", "trt_llm.build.quantization_type"),
     ],
 )
-def test_key_that_looks_like_a_known_one_is_refused_with_a_suggestion(
-    problems: Problems, line: str, suggestion: str
+def test_key_that_looks_like_a_known_one_is_warned_of_with_a_suggestion(
+    load: Load, problems: Problems, line: str, suggestion: str
 ) -> None:
-    (problem,) = problems(MINIMAL + line + "\n")
+    (warning,) = load(MINIMAL + line + "\n").warnings
+    (problem,) = problems(MINIMAL + line + "\n", strict=True)
 
-    assert problem.message == "unknown key"
-    assert problem.line == 5
-    assert problem.hint == f"did you mean `{suggestion}`?"
+    assert warning.message == problem.message == "unknown key"
+    assert warning.line == problem.line == 5
+    assert warning.hint == problem.hint == f"did you mean `{suggestion}`?"
 
 
 @pytest.mark.parametrize("name", ["trtllm", "trt-llm", "TRT_LLM", "trt_lm"])
@@ -93,10 +97,10 @@ def test_misspelt_required_key_is_not_reported_missing_as_well(problems: Problem
     assert problem.key_path == "trt_llm.build.checkpoint_repository.sorce"
 
 
-def test_key_of_an_adapter_is_checked_too(problems: Problems) -> None:
-    (problem,) = problems(
+def test_key_of_an_adapter_is_checked_too(load: Load) -> None:
+    (problem,) = load(
         MINIMAL + "    lora_adapters: {a: {source: HF, repo: org/a, revison: main}}\n"
-    )
+    ).warnings
 
     assert problem.key_path == "trt_llm.build.lora_adapters.a.revison"
     assert problem.hint == "did you mean `revision`?"

@@ -6,19 +6,46 @@ from pathlib import Path
 
 from beicli.config.dump import to_dict, to_yaml
 from beicli.config.overrides import apply_overrides
-from beicli.config.problems import ConfigProblem, config_error, describe_type
+from beicli.config.problems import (
+    CONFIG_FILE,
+    ConfigProblem,
+    config_error,
+    describe_type,
+)
 from beicli.config.schema import Config
 from beicli.config.source import ConfigSource
 from beicli.config.validate import MINIMAL_CONFIG, validate
 from beicli.config.yaml_source import parse_yaml
 from beicli.errors import ConfigError
+from beicli.findings import Level
 
-__all__ = ["ConfigProblem", "LoadedConfig", "load_config", "to_dict", "to_yaml"]
+__all__ = [
+    "CheckedConfig",
+    "ConfigProblem",
+    "LoadedConfig",
+    "check_config",
+    "load_config",
+    "to_dict",
+    "to_yaml",
+]
 
 CONFIG_NAME = "config.yaml"
 
 # A config is a page of text; whoever names a weights file by mistake should not wait for it.
 MAX_SIZE_BYTES = 1_048_576
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckedConfig:
+    """What became of a config: the values as written, what is wrong, in the order of lines.
+
+    config: None exactly when a problem is an error. source: None if the file cannot be read.
+    """
+
+    config: Config | None
+    path: Path
+    source: ConfigSource | None
+    problems: tuple[ConfigProblem, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,12 +57,36 @@ class LoadedConfig:
     warnings: tuple[ConfigProblem, ...]
 
 
-def load_config(path: Path, *, overrides: Sequence[str] = ()) -> LoadedConfig:
-    """Read and check a config; `path` is the file, or the Truss directory that holds it.
+def load_config(path: Path, *, overrides: Sequence[str] = (), strict: bool = False) -> LoadedConfig:
+    """Read and check a config, as `check_config` does.
 
-    overrides: `key.path=value`, in place of what the file says; see `apply_overrides`.
-    Raises ConfigError naming every problem at once, each with its line.
+    Raises ConfigError naming every error at once, each with its line.
     """
+    checked = check_config(path, overrides=overrides, strict=strict)
+    if checked.config is None:
+        errors = [problem for problem in checked.problems if problem.rule.level is Level.ERROR]
+        raise config_error(errors, name=str(checked.path))
+    warnings = tuple(p for p in checked.problems if p.rule.level is Level.WARNING)
+    return LoadedConfig(config=checked.config, path=checked.path, warnings=warnings)
+
+
+def check_config(
+    path: Path, *, overrides: Sequence[str] = (), strict: bool = False
+) -> CheckedConfig:
+    """Read a config and say everything that is wrong with it; raises nothing.
+
+    path: the file, or the Truss directory that holds it.
+    overrides: `key.path=value`, in place of what the file says; see `apply_overrides`.
+    strict: a key that nothing reads is an error, not a warning.
+    """
+    try:
+        return _check(path, overrides, strict=strict)
+    except ConfigError as error:
+        problems = tuple(p for p in error.problems if isinstance(p, ConfigProblem))
+        return CheckedConfig(config=None, path=path, source=None, problems=problems)
+
+
+def _check(path: Path, overrides: Sequence[str], *, strict: bool) -> CheckedConfig:
     file_path, content = _read(path)
     name = str(file_path)
     document = parse_yaml(_decode(content, name), name=name)
@@ -49,11 +100,15 @@ def load_config(path: Path, *, overrides: Sequence[str] = ()) -> LoadedConfig:
         )
     source = ConfigSource(root=root or {}, lines=document.lines)
     source, override_problems = apply_overrides(source, overrides)
-    verdict = validate(source)
-    errors = sorted((*document.problems, *override_problems, *verdict.errors), key=_line_or_last)
-    if errors or verdict.config is None:
-        raise config_error(errors, name=name)
-    return LoadedConfig(config=verdict.config, path=file_path, warnings=verdict.warnings)
+    verdict = validate(source, strict=strict)
+    # A key given twice, and an override that cannot be applied, are errors all of them.
+    refused = (*document.problems, *override_problems)
+    return CheckedConfig(
+        config=None if refused else verdict.config,
+        path=file_path,
+        source=source,
+        problems=tuple(sorted((*refused, *verdict.problems), key=_line_or_last)),
+    )
 
 
 def _line_or_last(problem: ConfigProblem) -> float:
@@ -107,5 +162,5 @@ def _decode(content: bytes, name: str) -> str:
 
 
 def _file_error(message: str, *, hint: str, line: int | None = None) -> ConfigError:
-    problem = ConfigProblem(key_path="", line=line, message=message, hint=hint)
+    problem = ConfigProblem(key_path="", line=line, message=message, hint=hint, rule=CONFIG_FILE)
     return config_error([problem], name="")

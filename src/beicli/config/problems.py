@@ -4,10 +4,28 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from beicli.errors import ConfigError
+from beicli.findings import Level, Rule
 
 KeyPath = tuple[str | int, ...]
 
 UNKNOWN_KEY = "unknown key"
+
+CONFIG_FILE = Rule(
+    name="config-file",
+    level=Level.ERROR,
+    why="nothing can be read from it",
+)
+CONFIG_SCHEMA = Rule(
+    name="config-schema",
+    level=Level.ERROR,
+    why="Truss refuses it too, and a build would not know what is meant",
+)
+UNKNOWN_CONFIG_KEY = Rule(
+    name="unknown-key",
+    level=Level.WARNING,
+    why="nothing reads it, so whatever it was meant to change stays as it is",
+)
+RULES = (CONFIG_FILE, CONFIG_SCHEMA, UNKNOWN_CONFIG_KEY)
 
 _TYPE_NAMES: dict[type, str] = {
     bool: "true or false",
@@ -27,6 +45,7 @@ class ConfigProblem:
     key_path: dotted, such as `trt_llm.build.max_num_tokens`; empty for the file as a whole.
     line: counted from 1; None where no line can be named.
     is_override: the value came from `--set`, not from the file.
+    rule: what is broken, with its level.
     """
 
     key_path: str
@@ -34,6 +53,7 @@ class ConfigProblem:
     message: str
     hint: str | None = None
     is_override: bool = False
+    rule: Rule = CONFIG_SCHEMA
 
     def __str__(self) -> str:
         """The problem with its place, without the hint."""

@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from beicli.config.problems import ConfigProblem, KeyPath, format_key_path
+from beicli.config.problems import CONFIG_SCHEMA, ConfigProblem, KeyPath, format_key_path
+from beicli.findings import Rule
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,7 +20,14 @@ class ConfigSource:
     lines: Mapping[KeyPath, int]
     overridden: frozenset[KeyPath] = frozenset()
 
-    def problem(self, path: KeyPath, message: str, *, hint: str | None = None) -> ConfigProblem:
+    def problem(
+        self,
+        path: KeyPath,
+        message: str,
+        *,
+        hint: str | None = None,
+        rule: Rule = CONFIG_SCHEMA,
+    ) -> ConfigProblem:
         """A problem placed at `path`, or at the nearest enclosing key that was written."""
         line, is_override = self._locate(path)
         return ConfigProblem(
@@ -28,7 +36,19 @@ class ConfigSource:
             message=message,
             hint=hint,
             is_override=is_override,
+            rule=rule,
         )
+
+    def line_of(self, path: KeyPath) -> int | None:
+        """Line of `path`, or of the nearest enclosing key that was written; None if overridden."""
+        return self._locate(path)[0]
+
+    def value_at(self, *path: str) -> object:
+        """What was written at `path`; None if nothing was."""
+        value: object = self.root
+        for name in path:
+            value = value.get(name) if isinstance(value, Mapping) else None
+        return value
 
     def _locate(self, path: KeyPath) -> tuple[int | None, bool]:
         for length in range(len(path), 0, -1):

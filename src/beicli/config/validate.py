@@ -1,7 +1,7 @@
 """Checks what the user wrote against the schema, and reports everything wrong at once."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import MISSING, asdict, dataclass, is_dataclass
+from dataclasses import MISSING, asdict, dataclass, is_dataclass, replace
 from functools import cache
 
 from pydantic import TypeAdapter, ValidationError
@@ -15,9 +15,18 @@ from beicli.config.keys import (
     known_prefix,
     suggest,
 )
-from beicli.config.problems import UNKNOWN_KEY, ConfigProblem, KeyPath, describe_type
-from beicli.config.schema import BuildConfig, Config, InferenceStack, RuntimeConfig
+from beicli.config.problems import (
+    UNKNOWN_CONFIG_KEY,
+    UNKNOWN_KEY,
+    ConfigProblem,
+    KeyPath,
+    describe_type,
+    format_key_path,
+)
+from beicli.config.schema import BuildConfig, Config, InferenceStack, Resources, RuntimeConfig
 from beicli.config.source import ConfigSource
+from beicli.config.truss_rules import truss_problems
+from beicli.findings import Level, Rule
 
 # Truss's other top-level keys, so that `model_type` is not taken for a misspelt `model_name`.
 OTHER_TRUSS_KEYS = frozenset(
@@ -54,6 +63,10 @@ OTHER_TRUSS_KEYS = frozenset(
     }
 )
 
+_OTHER_RESOURCE_KEYS = frozenset({"fabric", "instance_type", "node_count"})
+
+_REFUSED_KEY = replace(UNKNOWN_CONFIG_KEY, level=Level.ERROR)
+
 # The only build keys a `v2` config may set.
 _V2_BUILD_KEYS = frozenset(
     {
@@ -81,40 +94,58 @@ trt_llm:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """The outcome: `config` is None exactly when there are errors."""
+    """The outcome: `config` is None exactly when a problem is an error."""
 
     config: Config | None
-    errors: tuple[ConfigProblem, ...]
-    warnings: tuple[ConfigProblem, ...]
+    problems: tuple[ConfigProblem, ...]
 
 
-def validate(source: ConfigSource) -> Verdict:
-    """Check a whole config; pure, and complete in one go."""
+def validate(source: ConfigSource, *, strict: bool = False) -> Verdict:
+    """Check a whole config; pure, and complete in one go.
+
+    strict: a key that nothing reads is an error, not a warning.
+    """
+    config, problems = _check_schema(source, _REFUSED_KEY if strict else UNKNOWN_CONFIG_KEY)
+    if config is not None:
+        problems += truss_problems(source, config)
+    is_refused = any(problem.rule.level is Level.ERROR for problem in problems)
+    return Verdict(config=None if is_refused else config, problems=tuple(problems))
+
+
+def _check_schema(
+    source: ConfigSource, unknown_key: Rule
+) -> tuple[Config | None, list[ConfigProblem]]:
+    """Return the config, None if a value breaks the schema, and what is wrong."""
     engine = source.root.get(ENGINE_SECTION)
     if isinstance(engine, dict) and engine.get("inference_stack") == InferenceStack.V2:
-        return Verdict(config=None, errors=tuple(_v2_problems(source, engine)), warnings=())
-    unknown = list(_unknown_keys(source, Config, source.root, ()))
-    errors = [entry.problem for entry in unknown if entry.is_error]
-    meant = {entry.suggestion.path for entry in unknown if entry.suggestion}
+        return None, list(_v2_problems(source, engine))
+    unknown = list(_unknown_keys(source, Config, source.root, (), unknown_key))
+    errors: list[ConfigProblem] = []
+    missing: set[KeyPath] = set()
     config = None
     if engine is None:
-        # A misspelt `trt_llm` has been reported above; one cause, one problem.
-        errors += [] if (ENGINE_SECTION,) in meant else [_missing_engine(source)]
+        errors.append(_missing_engine(source))
+        missing.add((ENGINE_SECTION,))
     else:
         try:
             config = _config_type().validate_python(source.root)
         except ValidationError as error:
-            details = error.errors(include_url=False)
-            errors += [
-                _schema_problem(source, detail)
-                for detail in details
-                if not (detail["type"] == "missing" and detail["loc"] in meant)
-            ]
-    return Verdict(
-        config=None if errors else config,
-        errors=tuple(errors),
-        warnings=tuple(entry.problem for entry in unknown if not entry.is_error),
-    )
+            for detail in error.errors(include_url=False):
+                errors.append(_schema_problem(source, detail))
+                if detail["type"] == "missing":
+                    missing.add(detail["loc"])
+    # A required key that is misspelt is one mistake: the misspelling, and it is an error.
+    misspelt = {
+        format_key_path(entry.suggestion.path)
+        for entry in unknown
+        if entry.suggestion and entry.suggestion.path in missing
+    }
+    problems = [error for error in errors if error.key_path not in misspelt]
+    for entry in unknown:
+        is_needed = entry.suggestion and format_key_path(entry.suggestion.path) in misspelt
+        problem = entry.problem
+        problems.append(replace(problem, rule=_REFUSED_KEY) if is_needed else problem)
+    return config, problems
 
 
 @cache
@@ -125,44 +156,49 @@ def _config_type() -> TypeAdapter[Config]:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _UnknownKey:
     problem: ConfigProblem
-    is_error: bool
     suggestion: Suggestion | None
 
 
 def _unknown_keys(
-    source: ConfigSource, section: type, values: Mapping[str, object], path: tuple[str, ...]
+    source: ConfigSource,
+    section: type,
+    values: Mapping[str, object],
+    path: tuple[str, ...],
+    rule: Rule,
 ) -> Iterator[_UnknownKey]:
     for name, value in values.items():
         key = keys_of(section).get(name)
         if key is None:
-            yield from _unknown_key(source, section, (*path, name))
+            yield from _unknown_key(source, section, (*path, name), rule)
         elif key.section is not None and isinstance(value, dict):
-            yield from _unknown_keys(source, key.section, value, (*path, name))
+            yield from _unknown_keys(source, key.section, value, (*path, name), rule)
         elif key.entries is not None and isinstance(value, dict):
             for entry_name, entry in value.items():
                 if isinstance(entry, dict):
-                    yield from _unknown_keys(source, key.entries, entry, (*path, name, entry_name))
+                    entry_path = (*path, name, entry_name)
+                    yield from _unknown_keys(source, key.entries, entry, entry_path, rule)
 
 
 def _unknown_key(
-    source: ConfigSource, section: type, path: tuple[str, ...]
+    source: ConfigSource, section: type, path: tuple[str, ...], rule: Rule
 ) -> Iterator[_UnknownKey]:
-    """At most one finding: outside the engine's section, only what looks like a typo counts."""
+    """At most one finding: some keys are Truss's, for other things than engines."""
     name = path[-1]
-    if len(path) == 1 and name in OTHER_TRUSS_KEYS:
+    if (len(path) == 1 and name in OTHER_TRUSS_KEYS) or (
+        section is Resources and name in _OTHER_RESOURCE_KEYS
+    ):
+        return
+    if section is BuildConfig and name in _RUNTIME_LORA_KEYS:
+        message = f"{name} must be configured under trt_llm.runtime, not trt_llm.build"
+        yield _UnknownKey(problem=source.problem(path, message), suggestion=None)
         return
     suggestion = suggest(path, section)
+    hint = "it has no effect here; a newer Truss may know it"
     if suggestion is not None:
-        if section is BuildConfig and name in _RUNTIME_LORA_KEYS:
-            message = f"{name} must be configured under trt_llm.runtime, not trt_llm.build"
-            problem = source.problem(path, message)
-        else:
-            problem = source.problem(path, UNKNOWN_KEY, hint=f"did you mean `{suggestion.text}`?")
-        yield _UnknownKey(problem=problem, is_error=True, suggestion=suggestion)
-    elif path[0] == ENGINE_SECTION:
-        hint = "it has no effect here; a newer Truss may know it"
-        problem = source.problem(path, UNKNOWN_KEY, hint=hint)
-        yield _UnknownKey(problem=problem, is_error=False, suggestion=None)
+        hint = f"did you mean `{suggestion.text}`?"
+    yield _UnknownKey(
+        problem=source.problem(path, UNKNOWN_KEY, hint=hint, rule=rule), suggestion=suggestion
+    )
 
 
 def _missing_engine(source: ConfigSource) -> ConfigProblem:

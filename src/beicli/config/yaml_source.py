@@ -10,7 +10,13 @@ from dataclasses import dataclass
 
 import yaml
 
-from beicli.config.problems import ConfigProblem, KeyPath, config_error, format_key_path
+from beicli.config.problems import (
+    CONFIG_FILE,
+    ConfigProblem,
+    KeyPath,
+    config_error,
+    format_key_path,
+)
 from beicli.errors import ConfigError
 
 # Far above any real config, far below what an alias bomb unfolds to.
@@ -176,7 +182,9 @@ class _Reader:
         return self._failure(f"is not valid YAML: {where}{problem}", line)
 
     def _failure(self, what: str, line: int | None, *, hint: str | None = None) -> ConfigError:
-        problem = ConfigProblem(key_path="", line=line, message=f"`{self._name}` {what}", hint=hint)
+        problem = ConfigProblem(
+            key_path="", line=line, message=f"`{self._name}` {what}", hint=hint, rule=CONFIG_FILE
+        )
         return config_error([problem], name=self._name)
 
     def _value_failure(self, node: yaml.Node, path: KeyPath, message: str) -> ConfigError:

@@ -1,20 +1,22 @@
-"""What a check found, as values: the same for a config, an engine directory and a server.
+"""The verdict on a target: a configuration, an engine directory or a running server."""
 
-A `Rule` says what is checked and why it matters; a `Finding` is one place that breaks it.
-"""
-
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from beicli.findings import Finding, Level, Rule
 
-class Level(StrEnum):
-    """How bad a finding is, worst first; an error fails the target."""
-
-    ERROR = "error"
-    WARNING = "warning"
-    INFO = "info"
+__all__ = [
+    "Finding",
+    "Level",
+    "Rule",
+    "TargetKind",
+    "TargetReport",
+    "Verdict",
+    "worst_first",
+    "worst_verdict",
+]
 
 
 class Verdict(StrEnum):
@@ -31,51 +33,6 @@ class TargetKind(StrEnum):
     CONFIG = "config"
     ENGINE = "engine"
     SERVER = "server"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rule:
-    """One thing that is checked.
-
-    name: stable and unique, in kebab case; scripts match on it.
-    why: what happens if nobody heeds it, one sentence.
-    """
-
-    name: str
-    level: Level
-    why: str
-
-    def broken(
-        self, what: str, *, fix: str | None = None, place: str = "", line: int | None = None
-    ) -> "Finding":
-        """Report one place that breaks this rule."""
-        return Finding(
-            rule=self.name,
-            level=self.level,
-            place=place,
-            line=line,
-            what=what,
-            why=self.why,
-            fix=fix,
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """One thing wrong with a target, or worth knowing.
-
-    place: dotted key path of a config, file of an engine, route of a server; empty for the whole.
-    line: of the config file, from 1; None where no line can be named.
-    what: what was found and what was wanted. fix: what to do, None if there is nothing to do.
-    """
-
-    rule: str
-    level: Level
-    place: str
-    line: int | None
-    what: str
-    why: str
-    fix: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,3 +61,9 @@ def worst_first(findings: tuple[Finding, ...]) -> tuple[Finding, ...]:
     """Sort by level, keeping the order of equals."""
     order = list(Level)
     return tuple(sorted(findings, key=lambda finding: order.index(finding.level)))
+
+
+def worst_verdict(reports: Iterable[TargetReport]) -> Verdict:
+    """Return the verdict on all targets together."""
+    order = list(Verdict)
+    return min((report.verdict for report in reports), key=order.index, default=Verdict.CLEAN)
