@@ -250,3 +250,15 @@ def test_a_full_disk_is_said_in_one_sentence(
     assert said == (
         f"exit code 1\n--- stderr\nerror: cannot write{place}: No space left on device\n"
     )
+
+
+def test_a_strict_build_refuses_a_key_that_nothing_reads(converse: Converse, config: Path) -> None:
+    config.write_text(CONFIG + "    quantisation_type: fp8\n", encoding="utf-8")
+
+    assert converse("build", "config.yaml", "--strict") == snapshot("""\
+exit code 2
+--- stderr
+error: unknown key `trt_llm.build.quantisation_type` (line 7)
+
+hint: did you mean `quantization_type`?
+""")

@@ -45,6 +45,10 @@ def build(
             help="Override a configuration key.",
         ),
     ] = None,
+    strict: Annotated[
+        bool,
+        typer.Option("--strict", envvar="BEI_STRICT", help="Refuse keys that nothing reads."),
+    ] = False,
     offline: Annotated[
         bool, typer.Option("--offline", envvar="BEI_OFFLINE", help="Use the local cache only.")
     ] = False,
@@ -55,7 +59,7 @@ def build(
     """Build an engine directory, checked against the float32 reference."""
     from beicli.config.load import load_config
 
-    loaded = load_config(config, overrides=overrides or ())
+    loaded = load_config(config, overrides=overrides or (), strict=strict)
     with needs_extra():
         from beicli.builder.build import BuildOptions, build_engine
     from beicli.model.rerank_templates import template_name

@@ -60,12 +60,13 @@ class LoadedConfig:
 def load_config(path: Path, *, overrides: Sequence[str] = (), strict: bool = False) -> LoadedConfig:
     """Read and check a config, as `check_config` does.
 
-    Raises ConfigError naming every error at once, each with its line.
+    Raises ConfigError naming every problem at once, each with its line.
     """
     checked = check_config(path, overrides=overrides, strict=strict)
     if checked.config is None:
-        errors = [problem for problem in checked.problems if problem.rule.level is Level.ERROR]
-        raise config_error(errors, name=str(checked.path))
+        # Warnings too: a misspelt key is often why another one is missing.
+        heard = [p for p in checked.problems if p.rule.level is not Level.INFO]
+        raise config_error(heard, name=str(checked.path))
     warnings = tuple(p for p in checked.problems if p.rule.level is Level.WARNING)
     return LoadedConfig(config=checked.config, path=checked.path, warnings=warnings)
 
