@@ -5,8 +5,9 @@ import pytest
 from tests.sources.fake_hub import COMMIT, NEXT_COMMIT, REPO, FakeHub, Refusal, point_client_at
 
 from beicli.config.schema import CheckpointRepository, CheckpointSource
-from beicli.errors import CheckpointError
-from beicli.sources.checkpoint import Checkpoint, fetch_checkpoint
+from beicli.errors import CheckpointError, CheckpointUnavailableError
+from beicli.sources.checkpoint import fetch_checkpoint, look_into_checkpoint
+from beicli.sources.fetched import Checkpoint, CheckpointFiles
 
 WANTED = {
     "config.json": b"{}",
@@ -282,13 +283,57 @@ def test_the_size_of_a_checkpoint_is_that_of_its_safetensors(tmp_path: Path) -> 
     assert fetch_local(".", tmp_path).size_bytes == 8
 
 
-@pytest.mark.parametrize(
-    "source", sorted(set(CheckpointSource) - {CheckpointSource.HF, CheckpointSource.LOCAL})
-)
-def test_another_source_is_refused_with_the_way_around(source: CheckpointSource) -> None:
-    repository = CheckpointRepository(source=source, repo="s3://bucket/tiny")
+def test_a_checkpoint_on_the_platform_is_refused_with_the_way_around() -> None:
+    repository = CheckpointRepository(
+        source=CheckpointSource.BASETEN_TRAINING, repo="project", revision="job"
+    )
 
-    with pytest.raises(CheckpointError, match=f"checkpoints from `{source}`") as raised:
+    with pytest.raises(CheckpointError, match="lie on Baseten's platform") as raised:
         fetch_checkpoint(repository, config_directory=Path("/nowhere"), offline=False)
 
     assert "source: LOCAL" in str(raised.value.hint)
+
+
+# -- a look at it -------------------------------------------------------------------------------
+
+
+def look(*, offline: bool = False) -> CheckpointFiles:
+    repository = CheckpointRepository(source=CheckpointSource.HF, repo=REPO)
+    return look_into_checkpoint(repository, config_directory=Path("/nowhere"), offline=offline)
+
+
+def test_a_look_at_the_hub_fetches_no_weights(hub: FakeHub) -> None:
+    files = look()
+
+    assert files.sizes == {name: len(content) for name, content in (WANTED | UNWANTED).items()}
+    assert files.resolved_revision == COMMIT
+    assert (files.path / "1_Pooling/config.json").read_bytes() == WANTED["1_Pooling/config.json"]
+    assert not hub.asked_for("model.safetensors")
+
+
+def test_a_look_offline_needs_what_was_fetched(hub: FakeHub) -> None:
+    with pytest.raises(CheckpointUnavailableError, match="not in the local cache"):
+        look(offline=True)
+    look()
+    with pytest.raises(CheckpointUnavailableError, match="no weights"):
+        look(offline=True)
+    fetch()
+    assert look(offline=True).sizes == {name: len(content) for name, content in WANTED.items()}
+
+
+def test_weights_that_were_only_looked_at_are_not_built_offline(hub: FakeHub) -> None:
+    look()
+
+    with pytest.raises(CheckpointUnavailableError, match="not in the local cache"):
+        fetch(offline=True)
+
+
+def test_a_look_at_a_local_folder_reads_headers_where_they_are(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"abc")
+    (tmp_path / "config.json").write_bytes(b"{}")
+    repository = CheckpointRepository(source=CheckpointSource.LOCAL, repo=str(tmp_path))
+
+    files = look_into_checkpoint(repository, config_directory=Path(), offline=True)
+
+    assert files.sizes == {"model.safetensors": 3, "config.json": 2}
+    assert files.headers == {"model.safetensors": tmp_path / "model.safetensors"}

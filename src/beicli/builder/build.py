@@ -45,7 +45,9 @@ from beicli.model.inspect import inspect_checkpoint
 from beicli.model.recipe import configured_pooling
 from beicli.model.rerank_templates import RerankRequest, missing_template_warning
 from beicli.model.spec import ModelSpec, Pooling
-from beicli.sources.checkpoint import Checkpoint, fetch_checkpoint
+from beicli.sources.checkpoint import fetch_checkpoint
+from beicli.sources.fetched import Checkpoint
+from beicli.sources.redaction import public_config, public_repo
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 _TOOLCHAIN = ("torch", "transformers", "onnx", "onnxscript", "openvino", "tokenizers", "numpy")
@@ -198,12 +200,12 @@ def _manifest(
     outputs: tuple[TensorInfo, ...],
 ) -> Manifest:
     build = loaded.config.trt_llm.build
-    resolved: dict[str, Any] = to_dict(loaded.config)
+    resolved: dict[str, Any] = to_dict(public_config(loaded.config))
     return Manifest(
         format_version=FORMAT_VERSION,
         bei_version=__version__,
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        name=source.repo.rstrip("/").rsplit("/", 1)[-1],
+        name=_name(source.repo),
         source=source,
         model=spec,
         build=resolved["trt_llm"]["build"],
@@ -224,10 +226,16 @@ def _manifest(
     )
 
 
+def _name(repo: str) -> str:
+    """Return the last part of a repository's name, without the ending of an archive."""
+    name = repo.rstrip("/").rsplit("/", 1)[-1]
+    return name.removesuffix(".tar.gz").removesuffix(".tgz") or repo
+
+
 def _source(repository: CheckpointRepository, checkpoint: Checkpoint) -> Source:
     return Source(
         kind=repository.source.value,
-        repo=repository.repo,
+        repo=public_repo(repository.repo),
         revision=repository.revision,
         resolved_revision=checkpoint.resolved_revision,
     )
@@ -239,7 +247,8 @@ def _copy_companions(staging: Path, checkpoint: Path, loaded: LoadedConfig) -> N
         if (checkpoint / name).is_file():
             # The content only: a hub cache's files are links, often read-only.
             shutil.copyfile(checkpoint / name, staging / "tokenizer" / name)
-    (staging / "config.yaml").write_text(to_yaml(loaded.config), encoding="utf-8")
+    text = to_yaml(public_config(loaded.config))
+    (staging / "config.yaml").write_text(text, encoding="utf-8")
 
 
 @contextmanager

@@ -9,13 +9,14 @@ from beicli.artifact.report import (
 from beicli.config.schema import CheckpointRepository
 from beicli.model.rerank_templates import template_name
 from beicli.model.spec import ModelSpec, Task
-from beicli.sources.checkpoint import Checkpoint
+from beicli.sources.fetched import Checkpoint
+from beicli.sources.redaction import public_repo
 
 
 def describe_checkpoint(repository: CheckpointRepository, checkpoint: Checkpoint) -> str:
     """Return what was fetched, at which commit, and how large its weights are."""
     revision = f"@{checkpoint.resolved_revision[:7]}" if checkpoint.resolved_revision else ""
-    return f"{repository.repo}{revision}, {checkpoint.size_bytes / 1e6:,.1f} MB"
+    return f"{public_repo(repository.repo)}{revision}, {checkpoint.size_bytes / 1e6:,.1f} MB"
 
 
 def describe_spec(spec: ModelSpec) -> str:

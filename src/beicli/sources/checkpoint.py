@@ -1,48 +1,17 @@
-"""Brings a checkpoint onto this disk: from the Hugging Face hub or from a local folder.
+"""Brings a checkpoint onto this disk, or as much of it as says what it is.
 
-Only what a build reads is fetched: JSON, tokenizer files and safetensors. Pickles and Python files
-of a repository are never downloaded, so they can never be loaded.
+Each source has a module of its own, imported when it is asked for: their libraries take seconds,
+and most of them are optional.
 """
 
-import os
-from dataclasses import dataclass
-from http import HTTPStatus
 from pathlib import Path
-
-import httpx2
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
 
 from beicli.config.schema import CheckpointRepository, CheckpointSource
 from beicli.errors import CheckpointError
+from beicli.sources.fetched import Checkpoint, CheckpointFiles
+from beicli.sources.files import is_weights
 
-_ALLOW_PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.model", "*/config.json"]
-# Other formats and frameworks' folders hold safetensors or JSON too, and can be many gigabytes.
-_IGNORE_PATTERNS = ["onnx/*", "openvino/*", "original/*", "*.onnx.json"]
-
-
-@dataclass(frozen=True, slots=True)
-class Checkpoint:
-    """A checkpoint on this disk.
-
-    resolved_revision: the commit that was fetched, None for a local folder.
-    """
-
-    path: Path
-    resolved_revision: str | None
-
-    @property
-    def size_bytes(self) -> int:
-        """Bytes of its safetensors files."""
-        return sum(file.stat().st_size for file in self.path.rglob("*.safetensors"))
+_OBJECT_STORES = {CheckpointSource.S3, CheckpointSource.GCS, CheckpointSource.AZURE}
 
 
 def fetch_checkpoint(
@@ -51,98 +20,86 @@ def fetch_checkpoint(
     """Return the checkpoint that `repository` names.
 
     config_directory: what a relative LOCAL path is relative to.
-    offline: take a hub checkpoint from the local cache only.
+    offline: take what is elsewhere from the local cache only.
+    Raises CheckpointError; CheckpointUnavailableError if it may well exist but not be reached.
     """
     if repository.source is CheckpointSource.LOCAL:
-        return _local(repository.local_path(relative_to=config_directory))
+        return Checkpoint(_local(repository.local_path(relative_to=config_directory)), None)
     if repository.source is CheckpointSource.HF:
-        return _from_hub(repository, offline=offline)
-    raise CheckpointError(
-        f"checkpoints from `{repository.source}` cannot be fetched; supported are HF and LOCAL",
-        hint="download it and name the folder: `source: LOCAL`, `repo: /path/to/checkpoint`",
-    )
+        from beicli.sources.hub import fetch_from_hub  # noqa: PLC0415
+
+        return fetch_from_hub(repository, offline=offline)
+    if repository.source is CheckpointSource.REMOTE_URL:
+        from beicli.sources.remote_url import fetch_from_url, place_of_url  # noqa: PLC0415
+
+        place = place_of_url(repository)
+        if offline:
+            return place.require_latest(revision=repository.revision).checkpoint()
+        return fetch_from_url(repository, place, pin=repository.revision).checkpoint()
+    if repository.source in _OBJECT_STORES:
+        from beicli.sources.bucket import fetch_from_bucket  # noqa: PLC0415
+        from beicli.sources.stores import open_store, place_of_store  # noqa: PLC0415
+
+        place = place_of_store(repository)
+        if offline:
+            return place.require_latest(revision=repository.revision).checkpoint()
+        with open_store(repository) as bucket:
+            return fetch_from_bucket(bucket, place, pin=repository.revision).checkpoint()
+    raise _of_the_platform(repository)
 
 
-def _local(path: Path) -> Checkpoint:
+def look_into_checkpoint(
+    repository: CheckpointRepository, *, config_directory: Path, offline: bool
+) -> CheckpointFiles:
+    """Return the small files of the checkpoint and the sizes of the others; see above."""
+    if repository.source is CheckpointSource.LOCAL:
+        return _local_files(_local(repository.local_path(relative_to=config_directory)))
+    if repository.source is CheckpointSource.HF:
+        from beicli.sources.hub import look_into_hub  # noqa: PLC0415
+
+        return look_into_hub(repository, offline=offline)
+    if repository.source is CheckpointSource.REMOTE_URL:
+        from beicli.sources.remote_url import look_into_url, place_of_url  # noqa: PLC0415
+
+        place = place_of_url(repository)
+        if offline:
+            return place.require_latest(revision=repository.revision).checkpoint_files()
+        return look_into_url(repository, place, pin=repository.revision).checkpoint_files()
+    if repository.source in _OBJECT_STORES:
+        from beicli.sources.bucket import look_into_bucket  # noqa: PLC0415
+        from beicli.sources.stores import open_store, place_of_store  # noqa: PLC0415
+
+        place = place_of_store(repository)
+        if offline:
+            entry = place.require_latest(metadata=True, revision=repository.revision)
+            return entry.checkpoint_files()
+        with open_store(repository) as bucket:
+            entry = look_into_bucket(bucket, place, pin=repository.revision)
+            return entry.checkpoint_files()
+    raise _of_the_platform(repository)
+
+
+def _local(path: Path) -> Path:
     if not path.is_dir():
         found = "is a file" if path.exists() else "does not exist"
         raise CheckpointError(
             f"the checkpoint folder `{path}` {found}",
             hint="`repo` of a LOCAL checkpoint is a path, relative to the configuration file",
         )
-    return Checkpoint(path, None)
+    return path
 
 
-def _from_hub(repository: CheckpointRepository, *, offline: bool) -> Checkpoint:
-    name = f"{repository.repo}@{repository.revision or 'main'}"
-    try:
-        path = snapshot_download(
-            repository.repo,
-            revision=repository.revision,
-            token=_token(repository.runtime_secret_name),
-            local_files_only=offline,
-            allow_patterns=_ALLOW_PATTERNS,
-            ignore_patterns=_IGNORE_PATTERNS,
-        )
-    except HFValidationError as error:
-        raise CheckpointError(
-            f"`{repository.repo}` is not the name of a hub repository",
-            hint="write `organisation/name`; for a folder on this disk set `source: LOCAL`",
-        ) from error
-    except (httpx2.HTTPError, OSError) as error:
-        raise _explain(error, name, repository, offline=offline) from error
-    # The cache names a snapshot's folder after its commit, whatever branch or tag was asked for.
-    return Checkpoint(Path(path), Path(path).name)
+def _local_files(path: Path) -> CheckpointFiles:
+    found = [file for file in path.rglob("*") if file.is_file()]
+    sizes = {file.relative_to(path).as_posix(): file.stat().st_size for file in found}
+    headers = {name: path / name for name in sizes if is_weights(name)}
+    return CheckpointFiles(path=path, sizes=sizes, headers=headers, resolved_revision=None)
 
 
-def _explain(
-    error: Exception, name: str, repository: CheckpointRepository, *, offline: bool
-) -> CheckpointError:
-    secret = repository.runtime_secret_name
-    if isinstance(error, GatedRepoError):
-        return CheckpointError(
-            f"`{name}` is gated, and the token given may not read it",
-            hint=f"accept its terms on the hub and set HF_TOKEN (or `{secret}`) in the environment",
-        )
-    if isinstance(error, RevisionNotFoundError):
-        return CheckpointError(
-            f"`{repository.repo}` has no revision `{repository.revision}`",
-            hint="name a branch, a tag or a full commit hash that exists",
-        )
-    if isinstance(error, RepositoryNotFoundError):
-        return CheckpointError(
-            f"`{repository.repo}` is not on the hub, or needs a token to be seen",
-            hint=f"check the name; for a private repository set HF_TOKEN (or `{secret}`)",
-        )
-    if offline:
-        return CheckpointError(
-            f"`{name}` is not in the local cache, and `--offline` forbids fetching it",
-            hint="run once without `--offline`, or point HF_HOME at a cache that has it",
-        )
-    return _explain_transfer(error, name, secret)
-
-
-def _explain_transfer(error: Exception, name: str, secret: str) -> CheckpointError:
-    """Explain what stopped the transfer itself: an answer of the hub, the network or the disk."""
-    # The hub's client looks into its cache first, and names what sent it there as the cause.
-    cause = error.__cause__ if isinstance(error, LocalEntryNotFoundError) else error
-    if isinstance(cause, HfHubHTTPError):
-        status = cause.response.status_code
-        is_refused = status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}
-        return CheckpointError(
-            f"`{name}` could not be fetched: the hub answered {status}",
-            hint=f"check the token in HF_TOKEN (or `{secret}`)"
-            if is_refused
-            else "try again later",
-        )
-    if isinstance(cause, httpx2.HTTPError | OfflineModeIsEnabled):
-        return CheckpointError(
-            f"`{name}` could not be fetched: the hub cannot be reached",
-            hint="check the network and HF_HUB_OFFLINE; with a filled cache use `--offline`",
-        )
-    return CheckpointError(f"`{name}` could not be fetched: {cause}")
-
-
-def _token(secret_name: str) -> str | None:
-    """The named secret from the environment; None leaves it to huggingface_hub's own places."""
-    return os.environ.get(secret_name) or os.environ.get(secret_name.upper()) or None
+def _of_the_platform(repository: CheckpointRepository) -> CheckpointError:
+    return CheckpointError(
+        f"checkpoints from `{repository.source}` lie on Baseten's platform, which only its own"
+        " builds can read",
+        hint="download it with `truss train get_checkpoint_urls`, and name the folder:"
+        " `source: LOCAL`, `repo: /path/to/checkpoint`",
+    )

@@ -4,8 +4,8 @@ Only small files are read: no weight is fetched or loaded.
 """
 
 import os
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -88,10 +88,12 @@ class CheckpointListing:
     """A checkpoint of which the small files are on this disk.
 
     sizes: bytes of every file of the whole checkpoint, by its name relative to the root.
+    headers: by the same names, files that hold at least the header of a safetensors file.
     """
 
     path: Path
-    sizes: dict[str, int]
+    sizes: Mapping[str, int]
+    headers: Mapping[str, Path] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -222,7 +224,7 @@ def _memory(estimates: tuple[SizeEstimate, ...]) -> Iterator[Finding]:
 
 def _num_parameters(listing: CheckpointListing, weights: tuple[str, ...]) -> int:
     """Count from the files' headers where they are here, else from their sizes."""
-    paths = [listing.path / name for name in weights]
+    paths = [listing.headers.get(name, listing.path / name) for name in weights]
     if all(path.is_file() for path in paths):
         return sum(count_parameters(path) for path in paths)
     config = CheckpointFile.read(listing.path, "config.json").values

@@ -1,0 +1,151 @@
+"""Checkpoints on the Hugging Face hub, through its own client and its own cache."""
+
+from http import HTTPStatus
+from pathlib import Path
+
+import httpx2
+from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.hf_api import RepoFile
+
+from beicli.config.schema import CheckpointRepository
+from beicli.errors import CheckpointError, CheckpointUnavailableError
+from beicli.sources.fetched import Checkpoint, CheckpointFiles
+from beicli.sources.files import ALLOW_PATTERNS, IGNORE_PATTERNS, SMALL_PATTERNS, is_weights
+from beicli.sources.secrets import find_secret
+
+
+def fetch_from_hub(repository: CheckpointRepository, *, offline: bool) -> Checkpoint:
+    """Return all that a build reads of a repository; offline: from the client's cache only."""
+    path = _snapshot(repository, ALLOW_PATTERNS, offline=offline)
+    # The cache names a snapshot's folder after its commit, whatever branch or tag was asked for.
+    return Checkpoint(path, path.name)
+
+
+def look_into_hub(repository: CheckpointRepository, *, offline: bool) -> CheckpointFiles:
+    """Return the small files of a repository, and what the hub says of the large ones."""
+    path = _snapshot(repository, SMALL_PATTERNS, offline=offline)
+    sizes = None if offline else _sizes_there(repository, path.name)
+    if sizes is None:
+        sizes = _sizes_here(path)
+        if not any(map(is_weights, sizes)):
+            # Looked into once, never fetched; what is missing here says nothing about the hub.
+            raise _no_weights_here(repository)
+    return CheckpointFiles(path=path, sizes=sizes, headers={}, resolved_revision=path.name)
+
+
+def _snapshot(repository: CheckpointRepository, patterns: list[str], *, offline: bool) -> Path:
+    try:
+        path = snapshot_download(
+            repository.repo,
+            revision=repository.revision,
+            token=_token(repository.runtime_secret_name),
+            local_files_only=offline,
+            allow_patterns=patterns,
+            ignore_patterns=IGNORE_PATTERNS,
+        )
+    except HFValidationError as error:
+        raise CheckpointError(
+            f"`{repository.repo}` is not the name of a hub repository",
+            hint="write `organisation/name`; for a folder on this disk set `source: LOCAL`",
+        ) from error
+    except (httpx2.HTTPError, OSError) as error:
+        raise _explain(error, repository, offline=offline) from error
+    return Path(path)
+
+
+def _sizes_there(repository: CheckpointRepository, commit: str) -> dict[str, int] | None:
+    """Ask the hub for the sizes of all files; None if it cannot be reached."""
+    api = HfApi(token=_token(repository.runtime_secret_name))
+    try:
+        entries = list(api.list_repo_tree(repository.repo, recursive=True, revision=commit))
+    except (httpx2.HTTPError, OSError) as error:
+        explained = _explain(error, repository, offline=False)
+        if isinstance(explained, CheckpointUnavailableError):
+            return None
+        raise explained from error
+    return {entry.path: entry.size for entry in entries if isinstance(entry, RepoFile)}
+
+
+def _sizes_here(path: Path) -> dict[str, int]:
+    return {
+        file.relative_to(path).as_posix(): file.stat().st_size
+        for file in path.rglob("*")
+        if file.is_file()
+    }
+
+
+def _no_weights_here(repository: CheckpointRepository) -> CheckpointUnavailableError:
+    return CheckpointUnavailableError(
+        f"the local cache has no weights (`.safetensors`) of `{_name(repository)}`, and they"
+        " cannot be fetched now",
+        hint="run once without `--offline` and with a network, or point HF_HOME at a cache that"
+        " has them",
+    )
+
+
+def _explain(
+    error: Exception, repository: CheckpointRepository, *, offline: bool
+) -> CheckpointError:
+    name, secret = _name(repository), repository.runtime_secret_name
+    if isinstance(error, GatedRepoError):
+        return CheckpointError(
+            f"`{name}` is gated, and the token given may not read it",
+            hint=f"accept its terms on the hub and set HF_TOKEN (or `{secret}`) in the environment",
+        )
+    if isinstance(error, RevisionNotFoundError):
+        return CheckpointError(
+            f"`{repository.repo}` has no revision `{repository.revision}`",
+            hint="name a branch, a tag or a full commit hash that exists",
+        )
+    if isinstance(error, RepositoryNotFoundError):
+        return CheckpointError(
+            f"`{repository.repo}` is not on the hub, or needs a token to be seen",
+            hint=f"check the name; for a private repository set HF_TOKEN (or `{secret}`)",
+        )
+    if offline:
+        return CheckpointUnavailableError(
+            f"`{name}` is not in the local cache, and `--offline` forbids fetching it",
+            hint="run once without `--offline`, or point HF_HOME at a cache that has it",
+        )
+    return _explain_transfer(error, name, secret)
+
+
+def _explain_transfer(error: Exception, name: str, secret: str) -> CheckpointError:
+    """Explain what stopped the transfer itself: an answer of the hub, the network or the disk."""
+    # The hub's client looks into its cache first, and names what sent it there as the cause.
+    cause = error.__cause__ if isinstance(error, LocalEntryNotFoundError) else error
+    if isinstance(cause, HfHubHTTPError):
+        status = cause.response.status_code
+        if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
+            return CheckpointError(
+                f"`{name}` could not be fetched: the hub answered {status}",
+                hint=f"check the token in HF_TOKEN (or `{secret}`)",
+            )
+        return CheckpointUnavailableError(
+            f"`{name}` could not be fetched: the hub answered {status}", hint="try again later"
+        )
+    if isinstance(cause, httpx2.HTTPError | OfflineModeIsEnabled):
+        return CheckpointUnavailableError(
+            f"`{name}` could not be fetched: the hub cannot be reached",
+            hint="check the network and HF_HUB_OFFLINE; with a filled cache use `--offline`",
+        )
+    return CheckpointError(f"`{name}` could not be fetched: {cause}")
+
+
+def _name(repository: CheckpointRepository) -> str:
+    return f"{repository.repo}@{repository.revision or 'main'}"
+
+
+def _token(secret_name: str) -> str | None:
+    """Return the named secret; None leaves it to huggingface_hub's own places."""
+    secret = find_secret(secret_name)
+    return secret.reveal() if secret else None
