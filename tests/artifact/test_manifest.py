@@ -105,8 +105,8 @@ def test_a_manifest_reads_back_as_it_was_written(manifest: Manifest) -> None:
 def test_a_manifest_is_written_for_people_to_read() -> None:
     text = dump_manifest(MANIFEST)
 
-    assert list(json.loads(text)) == [field.name for field in fields(Manifest)]
-    assert text.startswith('{\n  "format_version": 2,\n  "bei_version"')
+    assert list(json.loads(text)) == [*(field.name for field in fields(Manifest)), "digest"]
+    assert text.startswith('{\n  "format_version": 3,\n  "bei_version"')
     assert text.endswith("}\n")
 
 
@@ -169,7 +169,7 @@ def test_an_unknown_key_is_named_wherever_it_stands(place: str) -> None:
 @pytest.mark.parametrize(
     ("place", "key", "value"),
     [
-        ("", "format_version", 2.0),
+        ("", "format_version", 3.0),
         ("", "name", 7),
         ("", "backend", "abacus"),
         ("", "precision", "f8"),

@@ -70,9 +70,12 @@ Options:
   -h, --help            Show this message and exit.
 
 Commands:
-  build  Build an engine directory, checked against the float32 reference.
-  serve  Serve an engine directory over HTTP until SIGTERM.
-  bench  Measure an embeddings server: texts per second, latency, errors.
+  build     Build an engine, checked against its float32 reference.
+  serve     Serve an engine directory over HTTP until SIGTERM.
+  bench     Measure an embeddings server: texts per second, latency, errors.
+  validate  Check a configuration, an engine directory or a running server.
+  inspect   Print what an engine directory holds.
+  diff      Print in what two engine directories differ.
 """)
 
 
@@ -201,7 +204,7 @@ def test_serving_another_format_version_says_which_is_read(
     assert converse("serve", "engine") == snapshot("""\
 exit code 1
 --- stderr
-error: `manifest.json` has format version 7; this version of bei reads 2
+error: `manifest.json` has format version 7; this version of bei reads 3
 
 hint: rebuild the engine with `bei build`, or use the bei version that made it
 """)

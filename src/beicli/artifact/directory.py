@@ -45,7 +45,7 @@ class EngineArtifact:
         """
         manifest = read_manifest(path)
         for name, entry in manifest.files.items():
-            _verify(path, name, entry)
+            verify_file(path, name, entry)
         return cls(path=path, manifest=manifest)
 
 
@@ -124,13 +124,21 @@ def seal_artifact(staging: Path, manifest: Manifest) -> Manifest:
     return sealed
 
 
+def foreign_files(path: Path, manifest: Manifest) -> list[str]:
+    """Return what lies in an engine directory though the manifest does not name it, sorted."""
+    known = {MANIFEST_NAME, *manifest.files}
+    found = (file for file in path.rglob("*") if file.is_symlink() or not file.is_dir())
+    return sorted({file.relative_to(path).as_posix() for file in found} - known)
+
+
 def sha256_of(path: Path) -> str:
     """Return the hexadecimal sha256 of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _verify(directory: Path, name: str, entry: FileEntry) -> None:
+def verify_file(directory: Path, name: str, entry: FileEntry) -> None:
+    """Raise ArtifactError if a file is not what the manifest says, or lies elsewhere."""
     parts = PurePosixPath(name)
     if parts.is_absolute() or ".." in parts.parts or not parts.parts:
         raise ArtifactError(f"`{MANIFEST_NAME}` names `{name}`, which lies outside the directory")

@@ -35,7 +35,8 @@ def write_golden(path: Path, samples: Sequence[Sample], outputs: Sequence[Float3
 
 def read_golden(path: Path) -> list[tuple[Sample, Float32]]:
     """Return each sample with its outputs, [num_rows, dimension]."""
-    with np.load(path, allow_pickle=False) as file:
+    # Opened here: numpy leaves its own file open when it turns out to be no archive.
+    with path.open("rb") as archive, np.load(archive, allow_pickle=False) as file:
         texts, second_texts = file["texts"].tolist(), file["second_texts"].tolist()
         outputs, cu_rows = file["outputs"], file["cu_rows"].tolist()
         is_pair = file["is_pair"].tolist()

@@ -4,6 +4,7 @@ An engine directory may come from a stranger, so reading is strict: every field 
 unknown, and the first thing looked at is the format version.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -15,7 +16,7 @@ import pydantic
 from beicli.errors import ArtifactError
 from beicli.model.spec import ModelSpec
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 MANIFEST_NAME = "manifest.json"
 # Where the OpenVINO backend keeps its graph; the weights lie beside it.
 OPENVINO_MODEL = "openvino/model.xml"
@@ -108,15 +109,21 @@ class Manifest:
 
 
 _ADAPTER = pydantic.TypeAdapter(Manifest)
+_DIGEST = "digest"
 
 
 def dump_manifest(manifest: Manifest) -> str:
-    """Return the JSON text of `manifest`, indented, keys in field order."""
-    return json.dumps(asdict(manifest), indent=2, ensure_ascii=False) + "\n"
+    """Return the JSON text of `manifest`, indented, keys in field order, a digest of it last."""
+    values = asdict(manifest)
+    digest = hashlib.sha256(_dump(values).encode()).hexdigest()
+    return _dump(values | {_DIGEST: digest})
 
 
 def parse_manifest(text: str) -> Manifest:
-    """Read the JSON text of a manifest; raises ArtifactError saying which field is wrong."""
+    """Read the JSON text of a manifest; raises ArtifactError saying what is wrong.
+
+    It must be the very text that `dump_manifest` writes, so that no change of it goes unseen.
+    """
     try:
         data = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -131,8 +138,9 @@ def parse_manifest(text: str) -> Manifest:
             f"{FORMAT_VERSION}",
             hint="rebuild the engine with `bei build`, or use the bei version that made it",
         )
+    data.pop(_DIGEST, None)
     try:
-        return _ADAPTER.validate_json(text, strict=True, extra="forbid")
+        manifest = _ADAPTER.validate_json(_dump(data), strict=True, extra="forbid")
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
@@ -140,3 +148,13 @@ def parse_manifest(text: str) -> Manifest:
             f"`{MANIFEST_NAME}`: `{place}`: {first['msg']}",
             hint="the file was edited or written by something else; rebuild with `bei build`",
         ) from error
+    if dump_manifest(manifest) != text:
+        raise ArtifactError(
+            f"`{MANIFEST_NAME}` was changed after the build: its digest does not match",
+            hint="copy the whole directory again, or rebuild it with `bei build`",
+        )
+    return manifest
+
+
+def _dump(values: Mapping[str, Any]) -> str:
+    return json.dumps(values, indent=2, ensure_ascii=False) + "\n"

@@ -10,7 +10,9 @@ from beicli import __version__
 from beicli.cli.bench import bench
 from beicli.cli.build import build
 from beicli.cli.console import print_data, print_error
+from beicli.cli.inspect import diff, inspect
 from beicli.cli.serve import serve
+from beicli.cli.validate import validate
 from beicli.errors import BeiError
 
 # These can meet any write, and none of them is a bug of whoever writes.
@@ -26,6 +28,9 @@ app = typer.Typer(
 app.command()(build)
 app.command()(serve)
 app.command()(bench)
+app.command()(validate)
+app.command()(inspect)
+app.command()(diff)
 
 
 def _print_version(asked: bool) -> None:

@@ -56,7 +56,7 @@ def build(
         bool, typer.Option("--json", envvar="BEI_JSON", help="Print the result as JSON.")
     ] = False,
 ) -> None:
-    """Build an engine directory, checked against the float32 reference."""
+    """Build an engine, checked against its float32 reference."""
     from beicli.config.load import load_config
 
     loaded = load_config(config, overrides=overrides or (), strict=strict)

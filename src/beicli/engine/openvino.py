@@ -1,6 +1,7 @@
 """OpenVINO on CPUs: several streams, one infer request each, padded batches."""
 
 import queue
+from collections.abc import Collection
 from typing import Self
 
 import numpy as np
@@ -135,3 +136,9 @@ def _check_precision(core: ov.Core, manifest: Manifest) -> None:
 
 def _copy(values: Float32) -> Float32:
     return np.array(values, dtype=np.float32)
+
+
+def missing_cpu_features(wanted: Collection[str]) -> list[str]:
+    """Return which features that a manifest names this CPU does not have."""
+    has = {name.lower() for name in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")}
+    return [feature for feature in wanted if feature not in has]

@@ -1,0 +1,86 @@
+"""What an engine directory holds, and in what two of them differ, as plain values."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from beicli.artifact.manifest import Manifest
+from beicli.artifact.report import AccuracyReport
+
+# Two builds of the same thing differ in these; they say nothing about what is served.
+_INCIDENTAL = ("created_at",)
+_ABSENT = "absent"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """One value that two engines do not share; a JSON value, or `absent`."""
+
+    place: str
+    left: Any
+    right: Any
+
+
+def summarise(manifest: Manifest, report: AccuracyReport | None) -> dict[str, Any]:
+    """Return what people ask of an engine, JSON values, in the order they ask."""
+    model = asdict(manifest.model)
+    limits = asdict(manifest.limits)
+    return {
+        "name": manifest.name,
+        "task": manifest.model.task,
+        "architecture": manifest.model.architecture,
+        **{key: model[key] for key in _model_keys(manifest)},
+        "precision": manifest.precision,
+        "backend": manifest.backend,
+        "cpu_features": list(manifest.cpu_features),
+        **limits,
+        "prompts": dict(manifest.model.prompts),
+        "default_route": manifest.default_route,
+        "accuracy": None if report is None else report.summary,
+        "source": asdict(manifest.source),
+        "created_at": manifest.created_at,
+        "bei_version": manifest.bei_version,
+        "format_version": manifest.format_version,
+        "toolchain": dict(manifest.toolchain),
+        "size_bytes": sum(entry.size_bytes for entry in manifest.files.values()),
+        "files": [
+            {"file": name, "size_bytes": entry.size_bytes, "sha256": entry.sha256}
+            for name, entry in sorted(manifest.files.items())
+        ],
+    }
+
+
+def differences(left: Manifest, right: Manifest) -> list[Difference]:
+    """Return every value in which two manifests differ, in the order of their fields.
+
+    Files are told apart by size and sha256. The time of the build is left out.
+    """
+    left_values, right_values = dict(_flat(asdict(left))), dict(_flat(asdict(right)))
+    return [
+        Difference(
+            place=place,
+            left=left_values.get(place, _ABSENT),
+            right=right_values.get(place, _ABSENT),
+        )
+        for place in left_values | right_values
+        if place not in _INCIDENTAL
+        and left_values.get(place, _ABSENT) != right_values.get(place, _ABSENT)
+    ]
+
+
+def _model_keys(manifest: Manifest) -> tuple[str, ...]:
+    if manifest.model.pooling is not None:
+        return ("pooling", "embedding_dimension", "normalize")
+    return ("labels", "score_activation")
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield each leaf with its dotted key; a file is one leaf."""
+    for key, value in values.items():
+        place = f"{prefix}{key}"
+        if prefix == "files.":
+            yield place, f"{value['size_bytes']:,} bytes, sha256 {value['sha256'][:12]}"
+        elif isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{place}.")
+        else:
+            yield place, value

@@ -1,0 +1,239 @@
+"""The verdict on an engine directory: every file, this machine, and the numbers it computes."""
+
+import importlib.metadata
+import json
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from beicli.artifact.accuracy import compare
+from beicli.artifact.directory import EngineArtifact, foreign_files, read_manifest, verify_file
+from beicli.artifact.golden import GOLDEN_NAME, Float32, Sample, read_golden
+from beicli.artifact.manifest import MANIFEST_NAME, Manifest
+from beicli.artifact.report import REPORT_NAME, parse_report
+from beicli.artifact.summary import summarise
+from beicli.config.dump import to_dict
+from beicli.config.load import CONFIG_NAME, load_config
+from beicli.engine.openvino import missing_cpu_features
+from beicli.errors import ArtifactError, BeiError
+from beicli.pipeline.pipeline import compute_outputs
+from beicli.validation.findings import Finding, Level, Rule, TargetKind, TargetReport
+
+MANIFEST = Rule(
+    name="engine-manifest",
+    level=Level.ERROR,
+    why="without a sound manifest nothing says what the directory holds, and no server opens it",
+)
+FILE = Rule(
+    name="engine-file",
+    level=Level.ERROR,
+    why="no server opens an engine with a file that is missing or was changed",
+)
+FOREIGN_FILE = Rule(
+    name="engine-foreign-file",
+    level=Level.WARNING,
+    why="the build did not write it and nothing reads it: it may have come with a bad copy",
+)
+CONFIG = Rule(
+    name="engine-config",
+    level=Level.ERROR,
+    why="the configuration inside is there to build the same engine again",
+)
+REPORT = Rule(
+    name="engine-report",
+    level=Level.ERROR,
+    why="the report is the record of how the engine was compared with the float32 reference",
+)
+CPU_FEATURE = Rule(
+    name="engine-cpu-feature",
+    level=Level.WARNING,
+    why="it computes in f32 here instead: right, but slower than where it was built",
+)
+LIBRARY_VERSION = Rule(
+    name="engine-library-version",
+    level=Level.WARNING,
+    why="the accuracy in its report was measured with the other version",
+)
+GOLDEN_INPUTS = Rule(
+    name="engine-golden-inputs",
+    level=Level.ERROR,
+    why="without them nobody can tell whether this machine computes what was built",
+)
+RUNS = Rule(
+    name="engine-runs",
+    level=Level.ERROR,
+    why="a server with this engine would not start, or would answer every request with an error",
+)
+ACCURACY = Rule(
+    name="engine-accuracy",
+    level=Level.ERROR,
+    why="the numbers it serves here are not those of the checkpoint",
+)
+RULES = (
+    MANIFEST,
+    FILE,
+    FOREIGN_FILE,
+    CONFIG,
+    REPORT,
+    CPU_FEATURE,
+    LIBRARY_VERSION,
+    GOLDEN_INPUTS,
+    RUNS,
+    ACCURACY,
+)
+
+# What computes at serve time, and so can change the numbers.
+_SERVING_LIBRARIES = ("openvino", "tokenizers", "numpy")
+_REBUILD = "copy the whole directory again, or rebuild it with `bei build`"
+
+
+def validate_engine(path: Path) -> TargetReport:
+    """Check the engine directory `path`; raises nothing that the directory could cause.
+
+    Every file first. Only when all are sound is the engine run, on its own golden inputs.
+    """
+    try:
+        manifest = read_manifest(path)
+    except ArtifactError as error:
+        finding = MANIFEST.broken(error.message, fix=error.hint, place=MANIFEST_NAME)
+        return _report(path, [finding], num_checks=1, facts={})
+    findings = [*_check_files(path, manifest)]
+    num_checks = 2 + len(manifest.files)
+    facts: dict[str, Any] = {}
+    if all(finding.level is not Level.ERROR for finding in findings):
+        findings += [*_check_config(path, manifest), *_check_report(path)]
+        findings += [*_check_machine(manifest)]
+        num_checks += 2 + len(manifest.cpu_features) + len(_SERVING_LIBRARIES)
+        wrong, facts = _check_numbers(EngineArtifact(path, manifest))
+        findings += wrong
+        num_checks += facts.get("num_golden_inputs", 0)
+    return _report(path, findings, num_checks=num_checks, facts=_describe(manifest) | facts)
+
+
+def _report(
+    path: Path, findings: list[Finding], *, num_checks: int, facts: dict[str, Any]
+) -> TargetReport:
+    return TargetReport(
+        target=str(path),
+        kind=TargetKind.ENGINE,
+        findings=tuple(findings),
+        num_checks=num_checks,
+        facts=facts,
+    )
+
+
+def _describe(manifest: Manifest) -> dict[str, Any]:
+    wanted = ("name", "task", "architecture", "precision", "size_bytes", "bei_version")
+    summary = summarise(manifest, None)
+    return {key: summary[key] for key in wanted}
+
+
+def _check_files(path: Path, manifest: Manifest) -> Iterator[Finding]:
+    for name, entry in sorted(manifest.files.items()):
+        try:
+            verify_file(path, name, entry)
+        except ArtifactError as error:
+            yield FILE.broken(error.message, fix=error.hint or _REBUILD, place=name)
+    for name in foreign_files(path, manifest):
+        yield FOREIGN_FILE.broken(
+            f"`{name}` is not in `{MANIFEST_NAME}`",
+            fix="remove it, or keep it elsewhere",
+            place=name,
+        )
+
+
+def _check_config(path: Path, manifest: Manifest) -> Iterator[Finding]:
+    """See that the configuration is sound and the one that was built."""
+    if CONFIG_NAME not in manifest.files:
+        yield CONFIG.broken(f"there is no `{CONFIG_NAME}`", fix=_REBUILD, place=CONFIG_NAME)
+        return
+    try:
+        config = load_config(path / CONFIG_NAME).config
+    except BeiError as error:
+        yield CONFIG.broken(error.message, fix=_REBUILD, place=CONFIG_NAME)
+        return
+    build = json.loads(json.dumps(to_dict(config)["trt_llm"]["build"]))
+    if build != manifest.build:
+        changed = sorted(
+            key for key in {*build, *manifest.build} if build.get(key) != manifest.build.get(key)
+        )
+        yield CONFIG.broken(
+            f"`{CONFIG_NAME}` and `{MANIFEST_NAME}` differ in `trt_llm.build.{changed[0]}`",
+            fix=_REBUILD,
+            place=CONFIG_NAME,
+        )
+
+
+def _check_report(path: Path) -> Iterator[Finding]:
+    try:
+        report = parse_report((path / REPORT_NAME).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        yield REPORT.broken(f"cannot be read: {error}", fix=_REBUILD, place=REPORT_NAME)
+    except ArtifactError as error:
+        yield REPORT.broken(error.message, fix=_REBUILD, place=REPORT_NAME)
+    else:
+        if not report.passed:
+            yield REPORT.broken(
+                f"the build was not close enough to the reference: {report.failure}",
+                fix="rebuild with `--precision f32`",
+                place=REPORT_NAME,
+            )
+
+
+def _check_machine(manifest: Manifest) -> Iterator[Finding]:
+    for feature in missing_cpu_features(manifest.cpu_features):
+        yield CPU_FEATURE.broken(
+            f"it was built for CPUs with `{feature}`, which this one does not have",
+            fix="serve it on such a CPU, or build one for this CPU",
+            place="cpu_features",
+        )
+    for name in _SERVING_LIBRARIES:
+        here, wanted = importlib.metadata.version(name), manifest.toolchain.get(name)
+        if here != wanted:
+            yield LIBRARY_VERSION.broken(
+                f"it was built with {name} {wanted or 'of unknown version'}; here is {here}",
+                fix=f"install `{name}=={wanted}`, or rebuild" if wanted else None,
+                place=f"toolchain.{name}",
+            )
+
+
+def _check_numbers(artifact: EngineArtifact) -> tuple[list[Finding], dict[str, Any]]:
+    """Compute the golden inputs with the real engine and compare them with what is stored."""
+    try:
+        golden = read_golden(artifact.path / GOLDEN_NAME)
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        what = f"cannot be read: {error}"
+        return [GOLDEN_INPUTS.broken(what, fix=_REBUILD, place=GOLDEN_NAME)], {}
+    if not golden:
+        return [GOLDEN_INPUTS.broken("holds no inputs", fix=_REBUILD, place=GOLDEN_NAME)], {}
+    samples = [sample for sample, _ in golden]
+    try:
+        outputs = compute_outputs(artifact, samples)
+    # A graph from a stranger: OpenVINO and the tokenizer raise what they like.
+    except Exception as error:  # noqa: BLE001
+        return [RUNS.broken(f"the engine does not run: {error}", fix=_REBUILD)], {}
+    return _compare(artifact.manifest, golden, outputs)
+
+
+def _compare(
+    manifest: Manifest, golden: list[tuple[Sample, Float32]], outputs: list[Float32]
+) -> tuple[list[Finding], dict[str, Any]]:
+    # Stored as rows; a vector is one row.
+    reference = [
+        rows.reshape(found.shape) if rows.size == found.size else rows
+        for (_, rows), found in zip(golden, outputs, strict=True)
+    ]
+    samples = [sample for sample, _ in golden]
+    try:
+        report = compare(
+            reference, outputs, samples, spec=manifest.model, precision=manifest.precision
+        )
+    except BeiError as error:
+        return [ACCURACY.broken(error.message, fix=_REBUILD, place=GOLDEN_NAME)], {}
+    facts = {"num_golden_inputs": len(golden), "accuracy": report.summary}
+    if report.passed:
+        return [], facts
+    what = f"the golden inputs come out differently: {report.failure}"
+    fix = "rebuild it on this machine with `bei build`"
+    return [ACCURACY.broken(what, fix=fix, place=GOLDEN_NAME)], facts

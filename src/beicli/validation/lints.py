@@ -1,0 +1,157 @@
+"""What is odd about a configuration though Truss takes it and it builds."""
+
+import re
+from collections.abc import Iterator
+
+from beicli.config.problems import format_key_path
+from beicli.config.schema import CheckpointSource, Config, QuantizationType
+from beicli.config.source import ConfigSource
+from beicli.validation.findings import Finding, Level, Rule
+
+REVISION_NOT_PINNED = Rule(
+    name="revision-not-pinned",
+    level=Level.WARNING,
+    why="a branch moves, so the same file builds another engine tomorrow",
+)
+BUILDER_GPUS_UNSET = Rule(
+    name="fp4-builder-gpus",
+    level=Level.WARNING,
+    why="quantising holds the model in 16 bit, four times the memory that serving needs; Truss "
+    "warns of FP8 only",
+)
+QUANTIZATION_NEEDS_GPU = Rule(
+    name="quantization-needs-gpu",
+    level=Level.WARNING,
+    why="CPUs do not compute it, so the engine is built at 16 or 32 bit instead",
+)
+CALIBRATION_UNUSED = Rule(
+    name="calibration-unused",
+    level=Level.INFO,
+    why="nothing is calibrated without quantisation",
+)
+GPU_NOT_BUILT_FOR = Rule(
+    name="gpu-not-built-for",
+    level=Level.INFO,
+    why="this version builds for CPUs only",
+)
+SECRET_IN_FILE = Rule(
+    name="secret-in-file",
+    level=Level.WARNING,
+    why="whoever reads the file reads the secret, and its value is not used",
+)
+SECRET_NOT_DECLARED = Rule(
+    name="secret-not-declared",
+    level=Level.WARNING,
+    why="Truss mounts declared secrets only, so the checkpoint cannot be fetched there",
+)
+WEIGHTS_UNUSED = Rule(
+    name="weights-unused",
+    level=Level.WARNING,
+    why="the checkpoint of an engine is `checkpoint_repository`; the platform would fetch both",
+)
+RULES = (
+    REVISION_NOT_PINNED,
+    BUILDER_GPUS_UNSET,
+    QUANTIZATION_NEEDS_GPU,
+    CALIBRATION_UNUSED,
+    GPU_NOT_BUILT_FOR,
+    SECRET_IN_FILE,
+    SECRET_NOT_DECLARED,
+    WEIGHTS_UNUSED,
+)
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_BUILD = ("trt_llm", "build")
+_REPOSITORY = (*_BUILD, "checkpoint_repository")
+_WITH_CREDENTIALS = {CheckpointSource.S3, CheckpointSource.GCS, CheckpointSource.AZURE}
+
+
+def lint(config: Config, source: ConfigSource) -> Iterator[Finding]:
+    """Yield everything worth a word; `source` is what `config` was read from."""
+    yield from _checkpoint(config, source)
+    yield from _quantization(config, source)
+    yield from _secrets(config, source)
+    if config.weights:
+        yield _at(source, WEIGHTS_UNUSED, ("weights",), "`weights` is set", "leave `weights` out")
+
+
+def _checkpoint(config: Config, source: ConfigSource) -> Iterator[Finding]:
+    repository = config.trt_llm.build.checkpoint_repository
+    revision = repository.revision
+    if repository.source is CheckpointSource.HF and not _COMMIT.fullmatch(revision or ""):
+        found = f"`{revision}` is no commit" if revision else "no revision is named"
+        yield _at(
+            source,
+            REVISION_NOT_PINNED,
+            (*_REPOSITORY, "revision"),
+            found,
+            "write the commit's 40 hexadecimal digits; the hub shows them under `Files`",
+        )
+
+
+def _quantization(config: Config, source: ConfigSource) -> Iterator[Finding]:
+    build = config.trt_llm.build
+    path = (*_BUILD, "quantization_type")
+    quantization = build.quantization_type
+    accelerator = config.resources.accelerator
+    if quantization.startswith("fp4") and build.num_builder_gpus is None:
+        yield _at(
+            source,
+            BUILDER_GPUS_UNSET,
+            (*_BUILD, "num_builder_gpus"),
+            f"`quantization_type` is `{quantization}`, and `num_builder_gpus` is not set",
+            "write `num_builder_gpus: 1`, or more for models of 30 billion parameters and up",
+        )
+    if quantization.startswith("fp") and accelerator is None:
+        yield _at(
+            source,
+            QUANTIZATION_NEEDS_GPU,
+            path,
+            f"`{quantization}` is asked for, and no `resources.accelerator` is named",
+            "name a GPU that computes it, or write `quantization_type: no_quant`",
+        )
+    written = source.value_at(*_BUILD, "quantization_config")
+    if written and quantization is QuantizationType.NO_QUANT:
+        yield _at(
+            source,
+            CALIBRATION_UNUSED,
+            (*_BUILD, "quantization_config"),
+            "`quantization_type` is `no_quant`",
+            "leave `quantization_config` out",
+        )
+    if accelerator is not None:
+        yield _at(
+            source,
+            GPU_NOT_BUILT_FOR,
+            ("resources", "accelerator"),
+            f"`{accelerator}` is named",
+            "build for this CPU all the same with `--backend openvino`",
+        )
+
+
+def _secrets(config: Config, source: ConfigSource) -> Iterator[Finding]:
+    for name, value in config.secrets.items():
+        # The value itself is never shown.
+        if value:
+            yield _at(
+                source,
+                SECRET_IN_FILE,
+                ("secrets", name),
+                f"the secret `{name}` has a value",
+                f"write `{name}: null`, take the value out of the file, and change the secret",
+            )
+    repository = config.trt_llm.build.checkpoint_repository
+    is_named = source.value_at(*_REPOSITORY, "runtime_secret_name") is not None
+    is_needed = is_named or repository.source in _WITH_CREDENTIALS
+    if is_needed and repository.runtime_secret_name not in config.secrets:
+        yield _at(
+            source,
+            SECRET_NOT_DECLARED,
+            (*_REPOSITORY, "runtime_secret_name"),
+            f"`secrets` does not hold `{repository.runtime_secret_name}`",
+            f"add `secrets: {{{repository.runtime_secret_name}: null}}`",
+        )
+
+
+def _at(source: ConfigSource, rule: Rule, path: tuple[str, ...], what: str, fix: str) -> Finding:
+    return rule.broken(what, fix=fix, place=format_key_path(path), line=source.line_of(path))

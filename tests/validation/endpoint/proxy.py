@@ -1,0 +1,78 @@
+"""A server between a client and a real server, which changes what it does not like."""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+from typing import Any
+
+import httpx2
+
+
+@dataclass(slots=True)
+class Exchange:
+    """One request and its answer. body: the JSON value sent, None if it was none."""
+
+    path: str
+    body: Any
+    status: int
+    value: Any
+
+
+Change = Callable[[Exchange], None]
+
+
+@contextmanager
+def proxy(url: str, change: Change) -> Iterator[str]:
+    """Pass everything on to `url`, and let `change` spoil each JSON answer."""
+
+    # One for all: each new one reads the certificates of the machine.
+    client = httpx2.Client(timeout=20)
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self._forward("GET", None)
+
+        def do_POST(self) -> None:
+            length = int(self.headers.get("Content-Length", 0))
+            self._forward("POST", self.rfile.read(length))
+
+        def _forward(self, method: str, content: bytes | None) -> None:
+            headers = {"content-type": "application/json"} if content is not None else {}
+            if "Authorization" in self.headers:
+                headers["authorization"] = self.headers["Authorization"]
+            answer = client.request(method, url + self.path, content=content, headers=headers)
+            exchange = Exchange(
+                self.path, _value(content or b""), answer.status_code, _value(answer.content)
+            )
+            change(exchange)
+            is_json = exchange.value is not None
+            body = json.dumps(exchange.value).encode() if is_json else answer.content
+            self.send_response(exchange.status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *arguments: object) -> None:
+            """Stay silent."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+        client.close()
+
+
+def _value(content: bytes) -> Any:
+    try:
+        return json.loads(content)
+    except ValueError:
+        return None

@@ -1,0 +1,223 @@
+import json
+import random
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tests.builder.builds import run_build, write_config
+from tests.builder.tiny_models import save_checkpoint, tiny_bert
+
+from beicli.artifact.directory import read_manifest, seal_artifact
+from beicli.artifact.manifest import Manifest
+from beicli.validation import engine as engine_validation
+from beicli.validation.engine import RULES, validate_engine
+from beicli.validation.findings import TargetReport, Verdict
+
+
+@pytest.fixture(scope="module")
+def sound_engine(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("engine")
+    run_build(write_config(folder, tiny_checkpoint), folder / "engine")
+    return folder / "engine"
+
+
+@pytest.fixture
+def engine(sound_engine: Path, tmp_path: Path) -> Path:
+    """A copy to damage."""
+    return Path(shutil.copytree(sound_engine, tmp_path / "engine"))
+
+
+def unchanged(manifest: Manifest) -> Manifest:
+    return manifest
+
+
+def reseal(engine: Path, change: Callable[[Manifest], Manifest] = unchanged) -> None:
+    """Make the manifest agree with what was changed, as whoever tampers would."""
+    manifest = read_manifest(engine)
+    (engine / "manifest.json").unlink()
+    seal_artifact(engine, change(manifest))
+
+
+def rules_of(report: TargetReport) -> set[str]:
+    return {finding.rule for finding in report.findings}
+
+
+def test_a_sound_engine_is_clean(sound_engine: Path) -> None:
+    report = validate_engine(sound_engine)
+
+    assert report.verdict is Verdict.CLEAN, report.findings
+    assert report.facts["task"] == "embedding"
+    assert report.facts["num_golden_inputs"] > 0
+    assert report.facts["accuracy"].startswith("cosine")
+    assert report.num_checks > len(read_manifest(sound_engine).files)
+    json.dumps(report.facts)
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(seed=st.integers(0, 2**32))
+def test_a_bit_flipped_anywhere_is_found(
+    sound_engine: Path, tmp_path_factory: pytest.TempPathFactory, seed: int
+) -> None:
+    engine = tmp_path_factory.mktemp("flipped") / "engine"
+    shutil.copytree(sound_engine, engine)
+    chance = random.Random(seed)
+    files = sorted(path for path in engine.rglob("*") if path.is_file() and path.stat().st_size)
+    file = chance.choice(files)
+    content = bytearray(file.read_bytes())
+    content[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
+    file.write_bytes(content)
+
+    report = validate_engine(engine)
+
+    assert report.verdict is Verdict.FAILED
+    assert file.relative_to(engine).as_posix() in {finding.place for finding in report.findings}
+    shutil.rmtree(engine)
+
+
+def test_every_bit_of_the_manifest_counts(engine: Path) -> None:
+    manifest = engine / "manifest.json"
+    sound = manifest.read_bytes()
+    for place in range(len(sound)):
+        damaged = bytearray(sound)
+        damaged[place] ^= 1 << place % 8
+        manifest.write_bytes(damaged)
+        report = validate_engine(engine)
+        assert rules_of(report) == {"engine-manifest"}, (place, chr(sound[place]))
+
+
+def test_every_file_that_is_wrong_is_named(engine: Path) -> None:
+    (engine / "golden.npz").write_bytes(b"")
+    (engine / "config.yaml").unlink()
+    (engine / "tokenizer" / "notes.txt").write_text("who put this here")
+
+    report = validate_engine(engine)
+
+    found = {(finding.rule, finding.place) for finding in report.findings}
+    assert found == {
+        ("engine-file", "golden.npz"),
+        ("engine-file", "config.yaml"),
+        ("engine-foreign-file", "tokenizer/notes.txt"),
+    }
+    assert all(finding.fix for finding in report.findings)
+
+
+def test_a_foreign_file_alone_is_a_warning(engine: Path) -> None:
+    (engine / "README.md").write_text("mine")
+
+    assert validate_engine(engine).verdict is Verdict.WARNINGS
+
+
+def test_weights_of_another_model_do_not_pass_for_these(engine: Path, tmp_path: Path) -> None:
+    model = tiny_bert()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter))
+    other = save_checkpoint(tmp_path / "other", model)
+    run_build(write_config(tmp_path, other), tmp_path / "other-engine")
+    for name in ("model.xml", "model.bin"):
+        shutil.copyfile(tmp_path / "other-engine/openvino" / name, engine / "openvino" / name)
+    reseal(engine)
+
+    report = validate_engine(engine)
+
+    assert rules_of(report) == {"engine-accuracy"}
+    assert "cosine" in report.findings[0].what
+
+
+def test_a_graph_that_does_not_load_is_said(engine: Path) -> None:
+    (engine / "openvino/model.xml").write_text("<net/>")
+    reseal(engine)
+
+    assert rules_of(validate_engine(engine)) == {"engine-runs"}
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"no archive"])
+def test_golden_inputs_that_cannot_be_read_are_said(engine: Path, content: bytes) -> None:
+    (engine / "golden.npz").write_bytes(content)
+    reseal(engine)
+
+    assert rules_of(validate_engine(engine)) == {"engine-golden-inputs"}
+
+
+def test_golden_inputs_of_another_shape_are_said(engine: Path) -> None:
+    path = engine / "golden.npz"
+    with np.load(path) as file:
+        values = dict(file)
+    values["outputs"] = values["outputs"][:, :5]
+    np.savez(path, **values)
+    reseal(engine)
+
+    assert rules_of(validate_engine(engine)) == {"engine-accuracy"}
+
+
+def test_a_config_that_was_not_built_is_said(engine: Path) -> None:
+    text = (engine / "config.yaml").read_text()
+    (engine / "config.yaml").write_text(text.replace("max_batch_size: 256", "max_batch_size: 8"))
+    reseal(engine)
+
+    report = validate_engine(engine)
+
+    assert [finding.what for finding in report.findings] == [
+        "`config.yaml` and `manifest.json` differ in `trt_llm.build.max_batch_size`"
+    ]
+
+
+@pytest.mark.parametrize("text", ["", "trt_llm: [", "a: b"])
+def test_a_config_that_is_no_config_is_said(engine: Path, text: str) -> None:
+    (engine / "config.yaml").write_text(text)
+    reseal(engine)
+
+    assert rules_of(validate_engine(engine)) == {"engine-config"}
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"measure": "cosine"}'])
+def test_a_report_that_is_no_report_is_said(engine: Path, text: str) -> None:
+    (engine / "report.json").write_text(text)
+    reseal(engine)
+
+    assert rules_of(validate_engine(engine)) == {"engine-report"}
+
+
+def test_another_library_version_is_a_warning(engine: Path) -> None:
+    reseal(engine, lambda manifest: replace(manifest, toolchain={"openvino": "2020.1"}))
+
+    report = validate_engine(engine)
+
+    assert report.verdict is Verdict.WARNINGS
+    assert {finding.place for finding in report.findings} == {
+        "toolchain.openvino",
+        "toolchain.tokenizers",
+        "toolchain.numpy",
+    }
+
+
+def test_a_cpu_without_the_feature_is_a_warning(engine: Path) -> None:
+    reseal(engine, lambda manifest: replace(manifest, cpu_features=("bf17",)))
+
+    report = validate_engine(engine)
+
+    assert report.verdict is Verdict.WARNINGS
+    assert "`bf17`" in report.findings[0].what
+
+
+def test_a_folder_without_a_manifest_is_no_engine(tmp_path: Path) -> None:
+    report = validate_engine(tmp_path)
+
+    assert rules_of(report) == {"engine-manifest"}
+    assert report.num_checks == 1
+
+
+def test_every_rule_is_exercised_here() -> None:
+    text = Path(__file__).read_text(encoding="utf-8")
+    tested_by_warning = {"engine-library-version", "engine-cpu-feature"}
+
+    missing = {rule.name for rule in RULES if f'"{rule.name}"' not in text}
+
+    assert missing <= tested_by_warning
+    assert engine_validation.__doc__
