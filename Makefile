@@ -8,7 +8,7 @@ PORT ?= 7997
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install models demo serve test lint format bench size check clean
+.PHONY: help install models truss demo serve test lint format bench size check clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,7 +31,16 @@ serve: models  ## build MiniLM if needed and serve it on $(PORT)
 	@test -d $(ENGINE) || $(BIN)/bei build examples/all-minilm-l6-v2 --output $(ENGINE)
 	$(BIN)/bei serve $(ENGINE) --port $(PORT)
 
-test: models  ## run every test; no network, no GPU
+TRUSS := .venv-truss/.installed
+
+truss: $(TRUSS)  ## Truss's own parser, in an environment of its own, for tests/differential
+
+$(TRUSS): tests/differential/constraints.txt
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --constraint $< truss
+	touch $@
+
+test: models truss  ## run every test; no network, no GPU
 	$(BIN)/python -m pytest
 
 lint: install  ## formatting, lint, types, layers, sizes

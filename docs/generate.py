@@ -6,7 +6,7 @@ With `--check` nothing is written; the exit code is 1 if a page is not what the 
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, is_dataclass
 from pathlib import Path
 from typing import get_origin
@@ -17,14 +17,19 @@ from annotated_types import Ge, Gt, Le
 import beicli.server.errors
 from beicli.artifact.manifest import Limits
 from beicli.cli.app import app
+from beicli.cli.validate import JSON_SCHEMA_VERSION
 from beicli.config.keys import Key, all_keys
 from beicli.errors import BeiError
+from beicli.findings import Rule
 from beicli.model.spec import ModelSpec, Pooling, Task
 from beicli.server.openapi.document import operations
 from beicli.server.openapi.fields import list_fields
 from beicli.server.openapi.operation import JsonSchema, Operation, Served
 from beicli.server.openapi.schemas import components
 from beicli.server.options import ServerOptions
+from beicli.validation.config_target import CONFIG_RULES
+from beicli.validation.endpoint.conformance import RULES as SERVER_RULES
+from beicli.validation.engine import RULES as ENGINE_RULES
 
 DOCS = Path(__file__).parent
 
@@ -55,8 +60,9 @@ _CONFIG_INTRODUCTION = """\
 # Configuration
 
 `bei build` reads a Truss `config.yaml` unchanged: the file itself, or the directory that holds it.
-A key of `trt_llm` that is not listed here has no effect and is reported; one that looks like a
-misspelling is refused. Top-level keys that only Truss needs may stand in the file.
+A key that is not listed here has no effect and is warned of, with the key that may have been meant;
+`--strict` refuses it. Top-level keys that only Truss needs may stand in the file.
+[What is checked](validation.md) lists every rule.
 
 Each key can be replaced on the command line: `--set trt_llm.build.max_num_tokens=4096`. The path is
 written in full; the value is a YAML scalar, a `[list]` or a `{mapping: …}`.
@@ -274,11 +280,76 @@ def _pretty(value: object, indent: str) -> str:
 
 _MAX_LINE_LENGTH = 96
 
+
+def render_validation() -> str:
+    """The page of every rule that `bei validate` checks."""
+    parts = [_NOTICE, _VALIDATION_INTRODUCTION]
+    for title, rules in (
+        ("Configurations", CONFIG_RULES),
+        ("Engine directories", ENGINE_RULES),
+        ("Servers", SERVER_RULES),
+    ):
+        parts += [f"## {title}", _rule_table(rules)]
+    parts.append(_VALIDATION_DIFFERENCES)
+    return "\n\n".join(parts) + "\n"
+
+
+_VALIDATION_INTRODUCTION = f"""\
+# Validation
+
+`bei validate TARGET...` checks configurations, engine directories and running servers; how to use
+it is in [Validate before, after and in production](../how-to/validate.md).
+
+The exit code is 0 if every target is clean or has warnings only, 1 if one failed, 2 if one is
+nothing that can be checked. With `--strict` warnings fail too, and an unknown key is an error.
+
+`--json` prints one object on stdout. Its form is version {JSON_SCHEMA_VERSION}; the number is
+raised when a key goes away or changes its meaning, not when one is added.
+
+| key | value |
+|---|---|
+| `schema_version` | {JSON_SCHEMA_VERSION} |
+| `verdict` | `failed`, `warnings` or `clean`: the worst of all targets |
+| `targets[]` | one object for each target, in the order of the command line |
+| `targets[].target`, `.kind`, `.verdict` | as named; `config`, `engine` or `server`; as above |
+| `targets[].num_checks` | how many rules, files or requests were checked |
+| `targets[].findings[]` | worst first |
+| `targets[].findings[].rule` | the name below; names do not change |
+| `targets[].findings[].level` | `error`, `warning` or `info` |
+| `targets[].findings[].place`, `.line` | key path, file or route; line from 1, or null |
+| `targets[].findings[].what`, `.why`, `.fix` | what was found, why it matters, what to do or null |
+| `targets[].findings[].reproduce` | the command that shows it on a server, else null |
+| `targets[].facts` | what was learned: task, sizes, accuracy, contracts |"""
+
+_VALIDATION_DIFFERENCES = """\
+## Where Truss decides otherwise
+
+Configurations get the verdict of truss 0.18.35, and where Truss refuses or warns, its text. A test
+compares the two on thousands of generated configurations. These differ on purpose:
+
+- A file without `trt_llm` describes no engine and is refused; for Truss it is another deployment.
+- `decoder`, `inference_stack: v2` and quantisation types of older generations are refused: nothing
+  here builds them. What only they use, such as the keys of `speculator`, is then not looked at.
+- `LOCAL` is a source like any other; Truss reads it and fails later.
+- A value of an environment variable must be text, a number or a truth value; Truss makes text of
+  anything. `resources.use_gpu` is checked even where an accelerator stands beside it.
+- `python_version`, `resources.cpu` and `resources.memory` are for the platform, and not checked.
+- Where a value is of another kind altogether, Truss can end in a Python exception; here the key and
+  what it should be are named. Rules for several keys follow once each key is sound."""
+
+
+def _rule_table(rules: Sequence[Rule]) -> str:
+    rows = ["| rule | level | why |", "|---|---|---|"]
+    rows += [f"| `{rule.name}` | {rule.level} | {rule.why} |" for rule in rules]
+    return "\n".join(rows)
+
+
 PAGES: dict[str, Callable[[], str]] = {
     "reference/cli.md": render_cli,
     "reference/config.md": render_config,
     "reference/errors.md": render_errors,
     "reference/http-routes.md": render_http_routes,
+    "reference/validation.md": render_validation,
 }
 
 

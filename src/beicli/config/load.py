@@ -39,7 +39,8 @@ MAX_SIZE_BYTES = 1_048_576
 class CheckedConfig:
     """What became of a config: the values as written, what is wrong, in the order of lines.
 
-    config: None exactly when a problem is an error. source: None if the file cannot be read.
+    config: None if the file or one of its values is wrong by itself; there while the values only do
+    not go together. source: None if the file cannot be read.
     """
 
     config: Config | None
@@ -63,7 +64,8 @@ def load_config(path: Path, *, overrides: Sequence[str] = (), strict: bool = Fal
     Raises ConfigError naming every problem at once, each with its line.
     """
     checked = check_config(path, overrides=overrides, strict=strict)
-    if checked.config is None:
+    is_refused = any(problem.rule.level is Level.ERROR for problem in checked.problems)
+    if checked.config is None or is_refused:
         # Warnings too: a misspelt key is often why another one is missing.
         heard = [p for p in checked.problems if p.rule.level is not Level.INFO]
         raise config_error(heard, name=str(checked.path))

@@ -159,7 +159,8 @@ def _stack(source: ConfigSource, build: BuildConfig) -> Iterator[ConfigProblem]:
             hint="leave `plugin_configuration` out",
             rule=PAGED_ATTENTION,
         )
-    if build.speculator and build.base_model is BaseModel.ENCODER:
+    is_reusing = plugins.paged_kv_cache and plugins.use_paged_context_fmha
+    if build.speculator and (build.base_model is BaseModel.ENCODER or not is_reusing):
         yield source.problem(
             (*BUILD, "speculator"),
             "KV cache block reuse must be enabled for speculative decoding target model.",

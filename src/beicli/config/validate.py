@@ -94,7 +94,7 @@ trt_llm:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """The outcome: `config` is None exactly when a problem is an error."""
+    """The outcome: `config` is None exactly when a value breaks the schema."""
 
     config: Config | None
     problems: tuple[ConfigProblem, ...]
@@ -108,8 +108,7 @@ def validate(source: ConfigSource, *, strict: bool = False) -> Verdict:
     config, problems = _check_schema(source, _REFUSED_KEY if strict else UNKNOWN_CONFIG_KEY)
     if config is not None:
         problems += truss_problems(source, config)
-    is_refused = any(problem.rule.level is Level.ERROR for problem in problems)
-    return Verdict(config=None if is_refused else config, problems=tuple(problems))
+    return Verdict(config=config, problems=tuple(problems))
 
 
 def _check_schema(
