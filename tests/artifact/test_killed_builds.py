@@ -7,9 +7,7 @@ from pathlib import Path
 import pytest
 from tests.artifact.engines import build
 
-from beicli.artifact.manifest import (
-    MANIFEST_NAME,
-)
+from beicli.artifact.names import MANIFEST_NAME
 
 STAGE_AND_WAIT = """
 import sys, time

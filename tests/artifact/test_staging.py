@@ -9,9 +9,7 @@ from tests.artifact.engines import build, fill
 
 from beicli.artifact import directory as directory_module
 from beicli.artifact.directory import EngineArtifact, read_manifest, stage_artifact
-from beicli.artifact.manifest import (
-    MANIFEST_NAME,
-)
+from beicli.artifact.names import MANIFEST_NAME
 from beicli.errors import ArtifactError, UsageError
 
 

@@ -1,3 +1,4 @@
+import hashlib
 import json
 import shutil
 from dataclasses import asdict
@@ -16,7 +17,9 @@ from tests.builder.builds import (
     with_build,
     write_config,
 )
+from tests.sources.archives import pack
 from tests.sources.fake_hub import COMMIT, REPO, FakeHub
+from tests.sources.file_server import FileServer
 
 from beicli import __version__
 from beicli.artifact.directory import EngineArtifact
@@ -215,3 +218,31 @@ def test_a_named_backend_wins_over_a_configured_accelerator(
     result = run_build(with_accelerator(loaded), tmp_path / "engine", backend="openvino")
 
     assert result.artifact.manifest.backend == "openvino"
+
+
+def test_no_credential_of_a_configuration_reaches_the_engine(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BEI_CACHE", str(tmp_path / "cache"))
+    files = {
+        path.relative_to(tiny_checkpoint).as_posix(): path.read_bytes()
+        for path in tiny_checkpoint.rglob("*")
+        if path.is_file()
+    }
+    server = FileServer(pack(files))
+    with server.serving():
+        repo = server.endpoint.replace("//", "//user:pass-word@") + "/tiny.tar.gz?sig=signature-1"
+        write_config(tmp_path, repo, source="REMOTE_URL")
+        path = tmp_path / "config.yaml"
+        path.write_text(path.read_text() + "secrets: {hf_access_token: hf_not-for-here}\n")
+        recorder = Recorder()
+        result = run_build(load_config(path), tmp_path / "engine", progress=recorder)
+
+    manifest = result.artifact.manifest
+    assert manifest.name == "tiny"
+    assert manifest.source.repo == f"{server.endpoint}/tiny.tar.gz"
+    assert manifest.source.resolved_revision == hashlib.sha256(server.content).hexdigest()
+    written = [file.read_bytes() for file in result.artifact.path.rglob("*") if file.is_file()]
+    said = " ".join([*recorder.details.values(), *recorder.warnings]).encode()
+    for credential in (b"pass-word", b"signature-1", b"hf_not-for-here"):
+        assert all(credential not in content for content in [*written, said])

@@ -5,11 +5,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import yaml
+from hypothesis import HealthCheck, given, settings
 from safetensors.numpy import save_file
+from tests.differential.strategies import configurations
 from tests.model.checkpoint_folder import change_json, write_checkpoint
 from tests.sources.fake_hub import COMMIT, FakeHub
 
@@ -407,6 +410,29 @@ def test_a_checkpoint_that_is_not_on_the_hub_is_a_failure(hub_config: Path, hub:
     report = validate_config_target(hub_config, overrides=overrides)
 
     assert found(report, "checkpoint-not-there").level == "error"
+
+
+def test_secrets_that_cannot_be_read_are_no_failure_of_the_configuration(
+    hub_config: Path, hub: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BEI_SECRETS_FILE", str(hub_config.parent / "missing.yaml"))
+
+    assert "missing.yaml" in found(validate_config_target(hub_config), "checkpoint-not-seen").what
+
+
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(tree=configurations())
+def test_no_configuration_ends_in_a_traceback(
+    tree: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BEI_CACHE", str(tmp_path / "cache"))
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(tree))
+
+    report = validate_config_target(path, offline=True)
+
+    assert report.num_checks
+    json.dumps(report.facts)
 
 
 # -- the examples -------------------------------------------------------------------------------

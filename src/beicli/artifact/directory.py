@@ -14,13 +14,13 @@ from pathlib import Path, PurePosixPath
 from typing import Self
 
 from beicli.artifact.manifest import (
-    MANIFEST_NAME,
     MAX_MANIFEST_BYTES,
     FileEntry,
     Manifest,
     dump_manifest,
     parse_manifest,
 )
+from beicli.artifact.names import MANIFEST_NAME
 from beicli.errors import ArtifactError, UsageError
 
 _STAGING_MARK = ".bei-staging-"

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-GOLDEN_NAME = "golden.npz"
 Float32 = NDArray[np.float32]
 # A text, or a query and a text for it.
 Sample = str | tuple[str, str]

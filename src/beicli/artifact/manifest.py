@@ -13,11 +13,11 @@ from typing import Annotated, Any, Literal
 
 import pydantic
 
+from beicli.artifact.names import MANIFEST_NAME
 from beicli.errors import ArtifactError
 from beicli.model.spec import ModelSpec
 
 FORMAT_VERSION = 3
-MANIFEST_NAME = "manifest.json"
 # Where the OpenVINO backend keeps its graph; the weights lie beside it.
 OPENVINO_MODEL = "openvino/model.xml"
 # Outputs with a row for every token; any other has one for each sequence.

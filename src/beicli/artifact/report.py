@@ -7,9 +7,9 @@ from typing import Annotated, Literal
 import pydantic
 
 from beicli.artifact.manifest import Precision
+from beicli.artifact.names import REPORT_NAME
 from beicli.errors import ArtifactError
 
-REPORT_NAME = "report.json"
 # The furthest a score may be off in a precision nobody asked for. Other texts were seen to be three
 # times as far off as those of the gate, so they stay within 0.005.
 MAX_SCORE_DIFFERENCE_UNASKED = 1.5e-3

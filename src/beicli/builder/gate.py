@@ -5,9 +5,10 @@ from pathlib import Path
 
 from beicli.artifact.accuracy import compare
 from beicli.artifact.directory import EngineArtifact
-from beicli.artifact.golden import GOLDEN_NAME, Float32, Sample, write_golden
+from beicli.artifact.golden import Float32, Sample, write_golden
 from beicli.artifact.manifest import Manifest
-from beicli.artifact.report import REPORT_NAME, AccuracyReport, dump_report
+from beicli.artifact.names import GOLDEN_NAME, REPORT_NAME
+from beicli.artifact.report import AccuracyReport, dump_report
 from beicli.builder.graph import TaskModule
 from beicli.builder.reference import reference_outputs
 from beicli.builder.samples import golden_samples, reference_samples

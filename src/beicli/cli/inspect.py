@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from beicli.artifact.names import REPORT_NAME
 from beicli.cli.console import print_data, print_json, say
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def diff(
 
 def _read_report(engine: Path, manifest: "Manifest") -> "AccuracyReport | None":
     """Return the report, or None where there is none that can be read."""
-    from beicli.artifact.report import REPORT_NAME, parse_report
+    from beicli.artifact.report import parse_report
     from beicli.errors import ArtifactError
 
     if REPORT_NAME not in manifest.files:

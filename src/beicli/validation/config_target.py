@@ -10,7 +10,7 @@ from beicli.config.architecture_rules import architecture_problems
 from beicli.config.load import CheckedConfig, check_config
 from beicli.config.problems import ConfigProblem
 from beicli.config.source import ConfigSource
-from beicli.errors import CheckpointError, CheckpointUnavailableError
+from beicli.errors import BeiError, CheckpointError, CheckpointUnavailableError, UsageError
 from beicli.sources.checkpoint import look_into_checkpoint
 from beicli.validation import checkpoint, lints
 from beicli.validation.checkpoint import CheckpointListing, check_checkpoint
@@ -80,7 +80,8 @@ def _check_checkpoint(
             config_directory=checked.path.parent,
             offline=offline,
         )
-    except CheckpointUnavailableError as error:
+    # A usage error: a package or a file of secrets is missing here, of which nothing follows.
+    except (CheckpointUnavailableError, UsageError) as error:
         return [_unseen(CHECKPOINT_NOT_SEEN, error)], {}
     except CheckpointError as error:
         return [_unseen(CHECKPOINT_NOT_THERE, error)], {}
@@ -93,7 +94,7 @@ def _check_checkpoint(
     return findings, {"revision": files.resolved_revision, **verdict.facts}
 
 
-def _unseen(rule: Rule, error: CheckpointError) -> Finding:
+def _unseen(rule: Rule, error: BeiError) -> Finding:
     return rule.broken(error.message, fix=error.hint, place=_REPOSITORY)
 
 

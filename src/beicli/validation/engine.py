@@ -9,9 +9,10 @@ from typing import Any
 
 from beicli.artifact.accuracy import compare
 from beicli.artifact.directory import EngineArtifact, foreign_files, read_manifest, verify_file
-from beicli.artifact.golden import GOLDEN_NAME, Float32, Sample, read_golden
-from beicli.artifact.manifest import MANIFEST_NAME, Manifest
-from beicli.artifact.report import REPORT_NAME, parse_report
+from beicli.artifact.golden import Float32, Sample, read_golden
+from beicli.artifact.manifest import Manifest
+from beicli.artifact.names import GOLDEN_NAME, MANIFEST_NAME, REPORT_NAME
+from beicli.artifact.report import parse_report
 from beicli.artifact.summary import summarise
 from beicli.config.dump import to_dict
 from beicli.config.load import CONFIG_NAME, load_config

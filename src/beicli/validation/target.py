@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from beicli.artifact.manifest import MANIFEST_NAME
+from beicli.artifact.names import GOLDEN_NAME, MANIFEST_NAME, REPORT_NAME
 from beicli.config.load import CONFIG_NAME
 from beicli.errors import UsageError
 from beicli.validation.findings import TargetKind, TargetReport
 
 # An engine that lost its manifest is still recognised, to be told so.
-_ENGINE_NAMES = (MANIFEST_NAME, "golden.npz", "report.json")
+_ENGINE_NAMES = (MANIFEST_NAME, GOLDEN_NAME, REPORT_NAME)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
