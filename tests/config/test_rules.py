@@ -231,8 +231,9 @@ def test_version_that_begins_with_a_digit_or_is_unset_passes(load: Load, version
     assert loaded.config.trt_llm.version_overrides.v2_llm_version == "dev"
 
 
-def test_checkpoint_is_required(problems: Problems) -> None:
-    (problem,) = problems("trt_llm:\n  build:\n    base_model: encoder\n")
+@pytest.mark.parametrize("written", ["", "    checkpoint_repository: null\n"])
+def test_checkpoint_is_required(problems: Problems, written: str) -> None:
+    (problem,) = problems(f"trt_llm:\n  build:\n    base_model: encoder\n{written}")
 
     assert problem.key_path == "trt_llm.build.checkpoint_repository"
     assert problem.message == (
@@ -340,6 +341,20 @@ def test_v2_stack_is_refused_even_when_truss_would_take_it(problems: Problems, b
 
     assert problem.key_path == "trt_llm.inference_stack"
     assert "embedding engines are `v1`" in problem.hint
+
+
+def test_v2_stack_without_a_checkpoint_is_refused_with_the_text_of_truss(
+    problems: Problems,
+) -> None:
+    text = "trt_llm: {inference_stack: v2, build: {base_model: decoder}, runtime: {}}\n"
+
+    (problem,) = problems(text)
+
+    assert problem.key_path == "trt_llm.build.checkpoint_repository"
+    assert problem.message == (
+        "trt_llm.build.checkpoint_repository is required when"
+        " trt_llm.build.skip_build_result is not set for v2 inference stack."
+    )
 
 
 def test_v2_stack_with_nothing_else_is_refused(problems: Problems) -> None:

@@ -91,6 +91,19 @@ def test_misspelt_engine_section_is_the_only_problem(problems: Problems, name: s
     assert problem.hint == "did you mean `trt_llm`?"
 
 
+@pytest.mark.parametrize("section", ["", "trt_llm:\n"])
+def test_other_keys_are_checked_where_the_engine_section_is_missing(
+    problems: Problems, section: str
+) -> None:
+    found = problems("model_name: true\nresources: {accelerator: X1}\n" + section)
+
+    assert {problem.key_path for problem in found} == {
+        "model_name",
+        "resources.accelerator",
+        "trt_llm",
+    }
+
+
 def test_misspelt_required_key_is_not_reported_missing_as_well(problems: Problems) -> None:
     (problem,) = problems(MINIMAL.replace("source: HF", "sorce: HF"))
 

@@ -13,7 +13,7 @@ import numpy as np
 import tokenizers
 from numpy.typing import NDArray
 
-from beicli.artifact.manifest import Limits, Manifest, Source, TensorInfo
+from beicli.artifact.manifest import FORMAT_VERSION, Limits, Manifest, Source, TensorInfo
 from beicli.engine.batch import Batch, EngineOutput, Float32
 from beicli.model.spec import ModelSpec, Pooling, ScoreActivation, Task
 from beicli.pipeline.pipeline import InferencePipeline
@@ -191,7 +191,7 @@ def make_manifest(task: Task = Task.EMBEDDING, *, has_tokens: bool = True) -> Ma
     """has_tokens: whether an embedding engine has the output that `/embed_all` needs."""
     outputs = _OUTPUTS[task] if has_tokens else _OUTPUTS[task][:1]
     return Manifest(
-        format_version=2,
+        format_version=FORMAT_VERSION,
         bei_version="0.0.0",
         created_at="2026-01-02T03:04:05+00:00",
         name="tiny",

@@ -78,6 +78,8 @@ _V2_BUILD_KEYS = frozenset(
     }
 )
 
+_REPOSITORY: KeyPath = (ENGINE_SECTION, "build", "checkpoint_repository")
+
 _RUNTIME_LORA_KEYS = frozenset(
     name for name in keys_of(RuntimeConfig) if name.startswith("lora_cache_")
 )
@@ -122,17 +124,13 @@ def _check_schema(
     errors: list[ConfigProblem] = []
     missing: set[KeyPath] = set()
     config = None
-    if engine is None:
-        errors.append(_missing_engine(source))
-        missing.add((ENGINE_SECTION,))
-    else:
-        try:
-            config = _config_type().validate_python(source.root)
-        except ValidationError as error:
-            for detail in error.errors(include_url=False):
-                errors.append(_schema_problem(source, detail))
-                if detail["type"] == "missing":
-                    missing.add(detail["loc"])
+    try:
+        config = _config_type().validate_python(source.root)
+    except ValidationError as error:
+        for detail in error.errors(include_url=False):
+            errors.append(_schema_problem(source, detail))
+            if _is_absent(detail):
+                missing.add(detail["loc"])
     # A required key that is misspelt is one mistake: the misspelling, and it is an error.
     misspelt = {
         format_key_path(entry.suggestion.path)
@@ -210,24 +208,33 @@ def _missing_engine(source: ConfigSource) -> ConfigProblem:
 
 
 def _v2_problems(source: ConfigSource, engine: dict[str, object]) -> Iterator[ConfigProblem]:
-    """Refuse a generative engine: by Truss's rule for each key it forbids, else by our own."""
+    """Refuse a generative engine: by each of Truss's rules that it breaks, else by our own."""
     hint = "embedding engines are `v1`: write `inference_stack: v1`, or leave the key out"
     build = engine.get("build")
-    forbidden = [
-        name
-        for name, value in (build.items() if isinstance(build, dict) else ())
-        if name in keys_of(BuildConfig)
-        and name not in _V2_BUILD_KEYS
-        and not _is_default(name, value)
-    ]
-    for name in forbidden:
-        message = (
-            f"Field trt_llm.build.{name} is not allowed to be set when using v2 inference stack. "
-        )
+    broken = list(_broken_v2_rules(build)) if isinstance(build, dict) else []
+    for name, message in broken:
         yield source.problem((ENGINE_SECTION, "build", name), message, hint=hint)
-    if not forbidden:
+    if not broken:
         message = "`v2` is for text generation, which has no place in an embedding engine"
         yield source.problem((ENGINE_SECTION, "inference_stack"), message, hint=hint)
+
+
+def _broken_v2_rules(build: Mapping[str, object]) -> Iterator[tuple[str, str]]:
+    """Name the key of each rule that Truss has for `v2` and this section breaks, and its text."""
+    if build.get("checkpoint_repository") is None and not build.get("skip_build_result"):
+        yield (
+            "checkpoint_repository",
+            "trt_llm.build.checkpoint_repository is required when"
+            " trt_llm.build.skip_build_result is not set for v2 inference stack.",
+        )
+    for name, value in build.items():
+        is_known = name in keys_of(BuildConfig)
+        if is_known and name not in _V2_BUILD_KEYS and not _is_default(name, value):
+            yield (
+                name,
+                f"Field trt_llm.build.{name} is not allowed to be set when using v2 inference"
+                " stack. ",
+            )
 
 
 def _is_default(name: str, value: object) -> bool:
@@ -237,8 +244,16 @@ def _is_default(name: str, value: object) -> bool:
     return default is not MISSING and value == default
 
 
+def _is_absent(detail: ErrorDetails) -> bool:
+    """Whether nothing is written for the key, or only the key itself."""
+    # The input of `missing` is the section around the key.
+    return detail["type"] == "missing" or detail["input"] is None
+
+
 def _schema_problem(source: ConfigSource, detail: ErrorDetails) -> ConfigProblem:
     path: KeyPath = tuple(part for part in detail["loc"] if part != "[key]")
+    if path == (ENGINE_SECTION,) and _is_absent(detail):
+        return _missing_engine(source)
     return source.problem(path, _message(path, detail), hint=_hint(path, detail))
 
 
@@ -247,7 +262,7 @@ def _message(path: KeyPath, detail: ErrorDetails) -> str:
     match detail["type"]:
         case "value_error":
             return str(detail["ctx"]["error"])
-        case "missing" if path == (ENGINE_SECTION, "build", "checkpoint_repository"):
+        case "missing" | "dataclass_type" if path == _REPOSITORY and _is_absent(detail):
             return "trt_llm.build.checkpoint_repository is required for v1 inference stack."
         case "dataclass_type":
             return f"Input should be a mapping of keys, found {describe_type(detail['input'])}"
