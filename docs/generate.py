@@ -333,7 +333,7 @@ compares the two on thousands of generated configurations. These differ on purpo
 - `LOCAL` is a source like any other; Truss reads it and fails later.
 - A value of an environment variable must be text, a number or a truth value; Truss makes text of
   anything. `resources.use_gpu` is checked even where an accelerator stands beside it, and an
-  accelerator must be text; Truss takes a mapping too.
+  accelerator must be text; Truss takes a mapping too. `repo` is never empty.
 - `python_version`, `resources.cpu` and `resources.memory` are for the platform, and not checked.
 - Where a value is of another kind altogether, Truss can end in a Python exception; here the key and
   what it should be are named. Rules for several keys follow once each key is sound."""

@@ -155,9 +155,9 @@ def configurations(draw: st.DrawFn) -> dict[str, Any]:
             section = section[name]
         match draw(st.sampled_from(["wrong", "wrong", "missing", "added"])):
             case "wrong":
-                section[path[-1]] = draw(_WRONG)
+                section[path[-1]] = copy.deepcopy(draw(_WRONG))
             case "missing":
                 section.pop(path[-1], None)
             case _:
-                section[draw(st.sampled_from(_NEW_KEYS))] = draw(_WRONG)
+                section[draw(st.sampled_from(_NEW_KEYS))] = copy.deepcopy(draw(_WRONG))
     return tree

@@ -43,7 +43,7 @@ UNCHECKED = (
     "Invalid memory unit",
 )
 # Truss says these of several keys even where one of them is wrong by itself; here the wrong key
-# is reported first. The last three are of text generation, which is refused as a whole.
+# is reported first. The later ones are of text generation, which is refused as a whole.
 SAID_LATER = (
     "Using paged context fmha requires",
     "KV cache block reuse must be enabled",
@@ -51,6 +51,7 @@ SAID_LATER = (
     "FP8 quantization is only supported on",
     "FP4 quantization is only supported on",
     "Lookahead decoding mode requires",
+    "Speculative decoding requires exactly one of",
     "Input should be 'DRAFT_TOKENS_EXTERNAL' or",
     "If trt_llm.runtime.enable_chunked_context is True",
     "Tensor parallelism and GPU count must be the same",
@@ -58,6 +59,7 @@ SAID_LATER = (
 # Where a value is of another kind altogether, Truss fails in one of these ways.
 WRONG_KIND = (
     "AttributeError: ",
+    "KeyError: ",
     "TypeError: ",
     "ValueError: ",
     "Input should be a valid dictionary",
@@ -67,11 +69,13 @@ WRONG_KIND = (
 # An engine has to be described; for Truss it is one kind of deployment among others.
 NO_ENGINE = "the section that describes the engine is"
 # Truss makes text of any environment variable, null and lists too, and overwrites `use_gpu` where
-# an accelerator is named. It also reads an accelerator as the mapping that its server sends back.
+# an accelerator is named. It also reads an accelerator as the mapping that its server sends back,
+# and a repository without a name anywhere but on the hub.
 STRICTER = (
     "`environment_variables.",
     "`resources.use_gpu`",
     "`resources.accelerator`: Input should be a valid string",
+    "`trt_llm.build.checkpoint_repository.repo`: a checkpoint repository cannot be empty",
 )
 
 
@@ -152,8 +156,7 @@ def _compare(errors: list[str], logged: list[str], problems: list[ConfigProblem]
         only_here = {TEXT_GENERATION.name, LEGACY_QUANTIZATION.name}
         unexpected = [problem for problem in refusals if problem.rule.name not in only_here]
         assert all(
-            NO_ENGINE in problem.message
-            or str(replace(problem, line=None)).startswith(STRICTER)
+            NO_ENGINE in problem.message or str(replace(problem, line=None)).startswith(STRICTER)
             for problem in unexpected
         ), unexpected
         if not refusals:
