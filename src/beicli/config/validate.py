@@ -222,19 +222,19 @@ def _v2_problems(source: ConfigSource, engine: dict[str, object]) -> Iterator[Co
 def _broken_v2_rules(build: Mapping[str, object]) -> Iterator[tuple[str, str]]:
     """Name the key of each rule that Truss has for `v2` and this section breaks, and its text."""
     if build.get("checkpoint_repository") is None and not build.get("skip_build_result"):
-        yield (
-            "checkpoint_repository",
+        message = (
             "trt_llm.build.checkpoint_repository is required when"
-            " trt_llm.build.skip_build_result is not set for v2 inference stack.",
+            " trt_llm.build.skip_build_result is not set for v2 inference stack."
         )
+        yield "checkpoint_repository", message
     for name, value in build.items():
         is_known = name in keys_of(BuildConfig)
         if is_known and name not in _V2_BUILD_KEYS and not _is_default(name, value):
-            yield (
-                name,
+            message = (
                 f"Field trt_llm.build.{name} is not allowed to be set when using v2 inference"
-                " stack. ",
+                " stack. "
             )
+            yield name, message
 
 
 def _is_default(name: str, value: object) -> bool:
