@@ -3,12 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 MODELS ?= .models
-ENGINE ?= engine
+ENGINE ?= engines/all-minilm-l6-v2
 PORT ?= 7997
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install models truss demo serve test lint format bench size check clean
+.PHONY: help install models minilm truss demo serve test lint format bench size check clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,10 +24,14 @@ $(INSTALLED): pyproject.toml constraints.txt
 models: install  ## fetch, verify, convert and cache the pinned test models
 	$(BIN)/python -m tests.models --output $(MODELS)
 
-demo: models  ## build a real model, serve it, query it, print the answer
+# The one model of the demo and the server: needs neither npm nor apt-get.
+minilm: install
+	$(BIN)/python -m tests.models --output $(MODELS) --only all-minilm-l6-v2
+
+demo: minilm  ## build a real model, serve it, query it, print the answer
 	$(BIN)/python examples/demo.py --models $(MODELS)
 
-serve: models  ## build MiniLM if needed and serve it on $(PORT)
+serve: minilm  ## build MiniLM if needed and serve it on $(PORT)
 	@test -d $(ENGINE) || $(BIN)/bei build examples/all-minilm-l6-v2 --output $(ENGINE)
 	$(BIN)/bei serve $(ENGINE) --port $(PORT)
 
@@ -40,8 +44,8 @@ $(TRUSS): tests/differential/constraints.txt
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --constraint $< truss
 	touch $@
 
-test: models truss  ## run every test; no network, no GPU
-	$(BIN)/python -m pytest
+test: models truss  ## run every test; no GPU, and no network once models and Truss are there
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 lint: install  ## formatting, lint, types, layers, sizes
 	$(BIN)/ruff format --check .
@@ -54,7 +58,8 @@ format: install  ## format and fix what can be fixed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: models  ## the serving benchmark: reference, raw engine, HTTP, in one run
+bench: install  ## the serving benchmark: reference, raw engine, HTTP, in one run
+	$(BIN)/python -m tests.models --output $(MODELS) --only all-minilm-l6-v2 lee50
 	$(BIN)/python benchmarks/serving.py --models $(MODELS)
 
 size: install  ## lines per layer, and what exceeds the budget
@@ -63,4 +68,5 @@ size: install  ## lines per layer, and what exceeds the budget
 check: lint test  ## exactly what CI runs
 
 clean:  ## remove everything that was made here
-	rm -rf $(VENV) $(MODELS) $(ENGINE) dist .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) .venv-truss $(MODELS) $(ENGINE) engine engines dist .pytest_cache .ruff_cache .mypy_cache \
+		.hypothesis .import_linter_cache .coverage

@@ -41,7 +41,7 @@ from beicli.engine.load import EngineOptions, load_engine
 from beicli.pipeline.loaded_engine import open_tokenizer
 
 BEI = Path(sys.executable).parent / "bei"
-CONFIG = Path(__file__).parent.parent / "examples" / "all-minilm-l6-v2.yaml"
+CONFIG = Path(__file__).parent.parent / "examples" / "all-minilm-l6-v2"
 NUM_TEXTS = 600
 SHORT_TEXT = "How do I reset my password?"
 NUM_STARTS = 5

@@ -12,7 +12,7 @@ SOURCE = Path(__file__).parent.parent / "src" / "beicli"
 MAX_FILE_LINES = 350
 MAX_FUNCTION_LINES = 60
 # Of these about 2,200 are the OpenAPI document, which is data.
-MAX_TOTAL_LINES = 22_000
+MAX_TOTAL_LINES = 26_000
 
 
 def main() -> None:
