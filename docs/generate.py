@@ -30,6 +30,7 @@ from beicli.server.options import ServerOptions
 from beicli.validation.config_target import CONFIG_RULES
 from beicli.validation.endpoint.conformance import RULES as SERVER_RULES
 from beicli.validation.engine import RULES as ENGINE_RULES
+from beicli.validation.target import RULES as TARGET_RULES
 
 DOCS = Path(__file__).parent
 
@@ -124,8 +125,9 @@ _CLI_INTRODUCTION = """\
 # Command line
 
 Data goes to stdout, everything else to stderr. Exit code 0 is success, 1 a failure that the last
-lines of stderr explain, 2 a wrong command line or configuration. Every option has an environment
-variable; the option wins. `bei --version` prints the version, `bei COMMAND --help` these rows."""
+lines of stderr explain, 2 a wrong command line or configuration. Every option below has an
+environment variable; the option wins. `bei --version` prints the version, `bei --help` the
+commands, `bei COMMAND --help` what a command takes."""
 
 
 def _command(command: object) -> str:
@@ -143,11 +145,21 @@ def _parameter(parameter: object) -> str:
     else:
         name = f"`{str(parameter.name).upper()}`"
     default = parameter.default
-    shown = (
-        "*required*" if parameter.required else "" if default in {None, False} else f"`{default}`"
-    )
+    # Not `in {None, False}`, which 0 is in too.
+    is_unset = default is None or default is False
+    shown = "*required*" if parameter.required else "" if is_unset else f"`{default}`"
     environment = f"`{parameter.envvar}`" if parameter.envvar else ""
-    return f"| {name} | {environment} | {shown} | {parameter.help} |"
+    return f"| {name} | {environment} | {shown} | {parameter.help}{_choices(parameter)} |"
+
+
+def _choices(parameter: typer.core.TyperArgument | typer.core.TyperOption) -> str:
+    """Say what an option may be, where it is not free."""
+    # An option that parses its own text names its choices in the metavar, as `base64|float`.
+    named = parameter.metavar.split("|") if parameter.metavar and "|" in parameter.metavar else ()
+    choices = parameter.type_descriptor.choices or named
+    if not choices:
+        return ""
+    return f" Choices: {', '.join(f'`{choice}`' for choice in choices)}."
 
 
 def render_errors() -> str:
@@ -201,7 +213,8 @@ at `/docs`, and as OpenAPI at `/openapi.json`, with the limits and labels of its
 routes have in common is in the [HTTP API](http-api.md).
 
 A field without a default may be left out or null unless it is *required*; keys that are not listed
-are ignored. The numbers in the answers belong to no particular model."""
+are ignored. Where fields, defaults or limits depend on the model, they are those of an embedding
+model here. The numbers in the answers belong to no particular model."""
 
 # What the page's defaults and limits are taken from; those of another model differ.
 LIMITS = Limits(max_num_tokens=16384, max_batch_size=256, max_input_length=256)
@@ -285,6 +298,7 @@ def render_validation() -> str:
     """The page of every rule that `bei validate` checks."""
     parts = [_NOTICE, _VALIDATION_INTRODUCTION]
     for title, rules in (
+        ("Targets", TARGET_RULES),
         ("Configurations", CONFIG_RULES),
         ("Engine directories", ENGINE_RULES),
         ("Servers", SERVER_RULES),
@@ -311,14 +325,16 @@ raised when a key goes away or changes its meaning, not when one is added.
 | `schema_version` | {JSON_SCHEMA_VERSION} |
 | `verdict` | `failed`, `warnings` or `clean`: the worst of all targets |
 | `targets[]` | one object for each target, in the order of the command line |
-| `targets[].target`, `.kind`, `.verdict` | as named; `config`, `engine` or `server`; as above |
+| `targets[].target`, `.verdict` | as named; as above |
+| `targets[].kind` | `config`, `engine`, `server`, or `unknown` for what cannot be checked |
 | `targets[].num_checks` | how many rules, files or requests were checked |
 | `targets[].findings[]` | worst first |
 | `targets[].findings[].rule` | the name below; names do not change |
 | `targets[].findings[].level` | `error`, `warning` or `info` |
 | `targets[].findings[].place`, `.line` | key path, file or route; line from 1, or null |
+| `targets[].findings[].is_override` | whether `--set` wrote what stands there |
 | `targets[].findings[].what`, `.why`, `.fix` | what was found, why it matters, what to do or null |
-| `targets[].findings[].reproduce` | the command that shows it on a server, else null |
+| `targets[].findings[].reproduce` | commands that show it on a server, a line each, or null |
 | `targets[].facts` | what was learned: task, sizes, accuracy, contracts |"""
 
 _VALIDATION_DIFFERENCES = """\
@@ -330,6 +346,8 @@ compares the two on thousands of generated configurations. These differ on purpo
 - A file without `trt_llm` describes no engine and is refused; for Truss it is another deployment.
 - `decoder`, `inference_stack: v2` and quantisation types of older generations are refused: nothing
   here builds them. What only they use, such as the keys of `speculator`, is then not looked at.
+- A key that is given twice is refused, where Truss takes the last; so are values that JSON does not
+  have: `.nan`, whole numbers beyond 64 bits, `!!set` and other tags.
 - `LOCAL` is a source like any other; Truss reads it and fails later.
 - A value of an environment variable must be text, a number or a truth value; Truss makes text of
   anything. `resources.use_gpu` is checked even where an accelerator stands beside it, and an

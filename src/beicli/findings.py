@@ -33,7 +33,6 @@ class Rule:
         *,
         fix: str | None = None,
         place: str = "",
-        line: int | None = None,
         reproduce: str | None = None,
     ) -> "Finding":
         """Report one place that breaks this rule."""
@@ -41,7 +40,6 @@ class Rule:
             rule=self.name,
             level=self.level,
             place=place,
-            line=line,
             what=what,
             why=self.why,
             fix=fix,
@@ -55,14 +53,17 @@ class Finding:
 
     place: dotted key path of a config, file of an engine, route of a server; empty for the whole.
     line: of the config file, from 1; None where no line can be named.
+    is_override: whether the place was written by `--set`, not in the file.
     what: what was found and what was wanted. fix: what to do, None if there is nothing to do.
-    reproduce: the request to a server that shows it, a `curl` command; else None.
+    reproduce: the request to a server that shows it, a `curl` command; two of them, a line each,
+        where answers are compared; else None.
     """
 
     rule: str
     level: Level
     place: str
-    line: int | None
+    line: int | None = None
+    is_override: bool = False
     what: str
     why: str
     fix: str | None

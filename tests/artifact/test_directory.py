@@ -8,8 +8,8 @@ import pytest
 from tests.artifact.engines import CONTENT, MANIFEST, MODEL_FILE, fill
 
 from beicli.artifact.directory import EngineArtifact, read_manifest, seal_artifact, stage_artifact
-from beicli.artifact.manifest import MAX_MANIFEST_BYTES, FileEntry, dump_manifest
-from beicli.artifact.names import MANIFEST_NAME
+from beicli.artifact.manifest import FileEntry, dump_manifest
+from beicli.artifact.names import MANIFEST_NAME, MAX_MANIFEST_BYTES
 from beicli.errors import ArtifactError
 
 

@@ -1,5 +1,5 @@
 import json
-from dataclasses import fields
+from dataclasses import fields, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -19,7 +19,14 @@ from beicli.artifact.manifest import (
     parse_manifest,
 )
 from beicli.errors import ArtifactError
-from beicli.model.spec import Activation, DenseModule, ModelSpec, Pooling, Task
+from beicli.model.spec import (
+    Activation,
+    DenseModule,
+    ModelSpec,
+    Pooling,
+    ScoreActivation,
+    Task,
+)
 
 # Lone surrogates are no text that a file could hold.
 _TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
@@ -50,12 +57,21 @@ _DENSE = st.builds(
     bias=st.booleans(),
     activation=st.sampled_from(Activation),
 )
+_ANSWERS = {
+    Task.EMBEDDING: "embeddings",
+    Task.SPARSE_EMBEDDING: "sparse_embeddings",
+    Task.CLASSIFICATION: "logits",
+    Task.RERANKING: "logits",
+    Task.TOKEN_CLASSIFICATION: "token_logits",
+}
 _MODELS = st.builds(
     ModelSpec,
     architecture=_TEXT,
     model_type=_TEXT,
     task=st.sampled_from(Task),
     pooling=st.sampled_from(Pooling),
+    labels=st.lists(_TEXT, max_size=3).map(tuple),
+    score_activation=st.sampled_from(ScoreActivation),
     hidden_size=_COUNT,
     embedding_dimension=_COUNT,
     num_hidden_layers=_COUNT,
@@ -97,9 +113,46 @@ _MANIFESTS = st.builds(
 )
 
 
+def answering(manifest: Manifest, width: int) -> Manifest:
+    """Let the engine answer with rows of that width."""
+    name = _ANSWERS[manifest.model.task]
+    others = [output for output in manifest.outputs if output.name != name]
+    answer = TensorInfo(name=name, dtype="float32", shape=("batch", width))
+    return replace(manifest, outputs=(answer, *others))
+
+
+def width_of(model: ModelSpec) -> int:
+    has_vectors = model.task in {Task.EMBEDDING, Task.SPARSE_EMBEDDING}
+    return model.embedding_dimension if has_vectors else len(model.labels)
+
+
 @given(_MANIFESTS)
 def test_a_manifest_reads_back_as_it_was_written(manifest: Manifest) -> None:
+    manifest = answering(manifest, width_of(manifest.model))
+
     assert parse_manifest(dump_manifest(manifest)) == manifest
+
+
+@given(_MANIFESTS)
+def test_an_answer_of_another_width_than_the_model_has_is_refused(manifest: Manifest) -> None:
+    manifest = answering(manifest, width_of(manifest.model) + 1)
+
+    with pytest.raises(ArtifactError, match="contradicts itself"):
+        parse_manifest(dump_manifest(manifest))
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        replace(MANIFEST.model, pooling=None),
+        replace(MANIFEST.model, task=Task.CLASSIFICATION, labels=("A", "B")),
+    ],
+)
+def test_a_model_that_lacks_what_its_task_needs_is_refused(model: ModelSpec) -> None:
+    manifest = answering(replace(MANIFEST, model=model), width_of(model))
+
+    with pytest.raises(ArtifactError, match="contradicts itself"):
+        parse_manifest(dump_manifest(manifest))
 
 
 def test_a_manifest_is_written_for_people_to_read() -> None:

@@ -22,7 +22,7 @@ from tests.sources.fake_hub import COMMIT, REPO, FakeHub
 from tests.sources.file_server import FileServer
 
 from beicli import __version__
-from beicli.artifact.directory import EngineArtifact
+from beicli.artifact.directory import EngineArtifact, read_manifest
 from beicli.artifact.golden import read_golden
 from beicli.artifact.manifest import Limits, Source
 from beicli.builder import openvino
@@ -77,6 +77,19 @@ def test_the_manifest_says_where_everything_comes_from(
     assert manifest.toolchain["transformers"] == transformers.__version__
     age = datetime.now(UTC) - datetime.fromisoformat(manifest.created_at)
     assert timedelta(seconds=-1) < age < timedelta(hours=1)
+
+
+def test_the_configuration_inside_builds_the_same_engine_again(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "checkpoint").symlink_to(tiny_checkpoint)
+    run_build(write_config(tmp_path, "checkpoint"), tmp_path / "engine")
+
+    run_build(load_config(tmp_path / "engine" / "config.yaml"), tmp_path / "again")
+
+    first, second = (read_manifest(tmp_path / name) for name in ("engine", "again"))
+    assert first.build == second.build
+    assert first.files["openvino/model.bin"] == second.files["openvino/model.bin"]
 
 
 def test_the_manifest_and_config_yaml_hold_the_resolved_configuration(finished: Finished) -> None:

@@ -94,7 +94,7 @@ def test_a_checkpoint_with_a_damaged_tokenizer_is_a_build_error(
     tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     checkpoint = shutil.copytree(tiny_checkpoint, tmp_path / "damaged")
-    (checkpoint / "tokenizer.json").write_text("{}")
+    (checkpoint / "tokenizer.json").write_text('{"model": {}}')
 
     with pytest.raises(BuildError, match="cannot load the tokenizer"):
         run_build(write_config(tmp_path, checkpoint), tmp_path / "engine")

@@ -62,7 +62,7 @@ def test_a_wrong_configuration_is_told_worst_first(run: Run, tmp_path: Path) -> 
     assert code == 1
     assert err == snapshot("failed: 1 target\n")
     assert out == snapshot("""\
-config.yaml (config): failed, 1 error, 3 warnings, 2 info, 28 checks
+config.yaml (config): failed, 1 error, 3 warnings, 2 info, 32 checks
 level     where                                         finding                                     \n\
 ────────────────────────────────────────────────────────────────────────────────────────────────────
 error     trt_llm.build.quantization_type (line 5)      FP8 quantization is only supported on L4,   \n\
@@ -139,6 +139,7 @@ def test_machines_read_json_of_a_stable_form(run: Run, config: Path) -> None:
         "level",
         "place",
         "line",
+        "is_override",
         "what",
         "why",
         "fix",
@@ -158,32 +159,79 @@ def test_strict_fails_on_warnings(run: Run) -> None:
 def test_what_is_no_target_is_a_usage_error(run: Run, tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
 
-    assert run("validate", "missing.yaml") == (
-        2,
-        "",
-        snapshot("""\
-error: `missing.yaml` does not exist
+    assert run("validate", "missing.yaml", "localhost:7997", "folder") == snapshot(
+        (
+            2,
+            """\
+missing.yaml (unknown): failed, 1 error, 1 check
+level   where   finding                                                                          \n\
+─────────────────────────────────────────────────────────────────────────────────────────────────
+error   -       `missing.yaml` does not exist                                                    \n\
+                why: there is nothing to check  [no-target]                                      \n\
+                fix: name a config.yaml, a Truss directory, an engine directory or a server's URL
 
-hint: name a config.yaml, a Truss directory, an engine directory or a server's URL
-"""),
-    )
-    assert run("validate", "localhost:7997")[::2] == (
-        2,
-        snapshot("""\
-error: `localhost:7997` does not exist
+localhost:7997 (unknown): failed, 1 error, 1 check
+level   where   finding                                        \n\
+───────────────────────────────────────────────────────────────
+error   -       `localhost:7997` does not exist                \n\
+                why: there is nothing to check  [no-target]    \n\
+                fix: for a server write `http://localhost:7997`
 
-hint: for a server write `http://localhost:7997`
-"""),
-    )
-    assert run("validate", "folder")[::2] == (
-        2,
-        snapshot("""\
-error: `folder` is neither an engine directory nor a Truss directory: it has neither `manifest.json` nor `config.yaml`
+folder (unknown): failed, 1 error, 1 check
+level   where   finding                                                                             \n\
+────────────────────────────────────────────────────────────────────────────────────────────────────
+error   -       `folder` is neither an engine directory nor a Truss directory: it has neither       \n\
+                `manifest.json` nor `config.yaml`                                                   \n\
+                why: there is nothing to check  [no-target]                                         \n\
+                fix: name the file, or the directory that `bei build` made                          \n\
 
-hint: name the file, or the directory that `bei build` made
-"""),
+""",
+            "failed: 3 targets\n",
+        )
     )
     assert run("validate")[0] == 2
+
+
+def test_what_is_no_target_hides_no_other_verdict(run: Run, config: Path) -> None:
+    code, out, err = run("validate", "missing.yaml", "config.yaml", "--json")
+
+    assert (code, err) == (2, "")
+    assert [target["verdict"] for target in json.loads(out)["targets"]] == ["failed", "clean"]
+
+
+def test_a_folder_with_somebody_elses_manifest_is_a_truss_directory(run: Run, config: Path) -> None:
+    (config.parent / "manifest.json").write_text('{"name": "a web application"}')
+    (config.parent / "report.json").write_text("{}")
+
+    assert run("validate", ".")[1].startswith(". (config): clean")
+
+
+@pytest.mark.parametrize("override", ["a", "trt_llm.build.max_num_tokens=[1"])
+def test_an_override_that_cannot_be_read_is_a_usage_error(
+    run: Run, config: Path, override: str
+) -> None:
+    code, out, err = run("validate", "config.yaml", "--set", override)
+
+    assert (code, out) == (2, "")
+    assert err.startswith(f"error: `--set {override}`")
+
+
+def test_an_override_where_no_target_is_a_configuration_is_a_usage_error(
+    run: Run, engine: Path
+) -> None:
+    assert run("validate", str(engine), "--set", "model_name=a")[:2] == (2, "")
+
+
+def test_what_a_terminal_would_obey_is_spelled_out(run: Run, config: Path) -> None:
+    text = config.read_text()
+    config.write_text(text + '"key": 1\nresources: {accelerator: "\\e[31m\\a"}\n')
+
+    code, out, _ = run("validate", "config.yaml")
+
+    assert code == 1
+    assert "\\x1b[31m" in out
+    assert "\x1b" not in out
+    assert json.loads(run("validate", "--json", "config.yaml")[1])["verdict"] == "failed"
 
 
 def test_all_kinds_of_targets_at_once(run: Run, config: Path, engine: Path) -> None:
@@ -204,6 +252,8 @@ def test_all_kinds_of_targets_at_once(run: Run, config: Path, engine: Path) -> N
 def test_a_key_is_read_from_a_file(run: Run, tmp_path: Path) -> None:
     with live_server() as server:
         assert run("validate", server.url, "--api-key-file", "missing")[0] == 2
+        (tmp_path / "keys").write_text("schlüssel\n", encoding="utf-8")
+        assert run("validate", server.url, "--api-key-file", "keys")[0] == 2
         (tmp_path / "keys").write_text("\n")
         assert run("validate", server.url, "--api-key-file", "keys")[0] == 2
         (tmp_path / "keys").write_text("one\n")
@@ -231,6 +281,10 @@ def test_diff_of_an_engine_with_itself_is_nothing(run: Run, engine: Path, tmp_pa
 
     assert run("diff", str(engine), "copy") == (0, "", "0 differences\n")
     assert run("diff", "--json", str(engine), "copy")[:2] == (0, "[]\n")
+
+
+def test_diff_with_something_else_is_a_usage_error(run: Run, engine: Path, tmp_path: Path) -> None:
+    assert run("diff", str(engine), str(tmp_path))[:2] == (2, "")
 
 
 def test_diff_names_what_changed(run: Run, tmp_path: Path) -> None:

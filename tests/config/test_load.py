@@ -253,7 +253,7 @@ def test_weights_named_by_mistake_are_not_read_to_the_end(tmp_path: Path) -> Non
     with path.open("wb") as file:
         file.truncate(50_000_000_000)
 
-    with pytest.raises(ConfigError, match="longer than 1048576 bytes, so it is no config"):
+    with pytest.raises(ConfigError, match="longer than 262,144 bytes, so it is no config"):
         load_config(path)
 
 

@@ -2,6 +2,7 @@ import pytest
 from tests.config.loading import Load, Problems, Refuse
 
 from beicli.config.schema import CheckpointSource
+from beicli.errors import UsageError
 
 MINIMAL = """\
 trt_llm:
@@ -143,10 +144,13 @@ def test_override_through_a_value_that_is_no_mapping_is_an_error(problems: Probl
 
 
 @pytest.mark.parametrize("override", ["trt_llm.build", "=3", "trt_llm..build=3", "", ".=1"])
-def test_override_of_another_form_is_shown_the_right_one(refuse: Refuse, override: str) -> None:
-    error = refuse(MINIMAL, override)
+def test_override_of_another_form_is_shown_the_right_one(load: Load, override: str) -> None:
+    with pytest.raises(UsageError) as raised:
+        load(MINIMAL, override)
 
+    error = raised.value
     assert error.message == f"`--set {override}` is not of the form `key.path=value`"
+    assert error.hint is not None
     assert "trt_llm.build.max_num_tokens=4096" in error.hint
 
 
@@ -159,6 +163,7 @@ def test_override_of_another_form_is_shown_the_right_one(refuse: Refuse, overrid
     ],
 )
 def test_override_with_a_value_that_cannot_be_read_is_an_error(
-    refuse: Refuse, value: str, message: str
+    load: Load, value: str, message: str
 ) -> None:
-    assert message in refuse(MINIMAL, f"model_name={value}").message
+    with pytest.raises(UsageError, match=message):
+        load(MINIMAL, f"model_name={value}")

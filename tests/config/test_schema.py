@@ -5,7 +5,7 @@ import pytest
 
 from beicli.config.keys import all_keys
 from beicli.config.schema import CheckpointRepository, CheckpointSource
-from beicli.errors import ConfigError
+from beicli.errors import CheckpointError
 
 
 def _local(repo: str) -> CheckpointRepository:
@@ -30,8 +30,10 @@ def test_local_path_may_begin_at_home(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("repo", ["~nobody-of-this-name/minilm", "a\0b"])
-def test_local_path_that_names_nothing_is_a_config_error(tmp_path: Path, repo: str) -> None:
-    with pytest.raises(ConfigError, match="does not lead to a directory"):
+def test_local_path_that_names_nothing_is_an_error_of_the_checkpoint(
+    tmp_path: Path, repo: str
+) -> None:
+    with pytest.raises(CheckpointError, match="does not lead to a directory"):
         _local(repo).local_path(relative_to=tmp_path)
 
 

@@ -142,11 +142,18 @@ def test_tab_as_indentation_is_called_by_its_name(text: str) -> None:
     assert error.hint == "indent with spaces"
 
 
+def test_merge_bomb_is_refused_before_it_unfolds() -> None:
+    levels = ["l0: &l0 {}"]
+    levels += [f"l{n}: &l{n} {{<<: [{', '.join([f'*l{n - 1}'] * 10)}]}}" for n in range(1, 15)]
+
+    assert f"unfolds to more than {MAX_VALUES:,} values" in _error("\n".join(levels)).message
+
+
 def test_alias_bomb_is_refused_before_it_unfolds() -> None:
     levels = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
     levels += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 12)]
 
-    assert f"unfolds to more than {MAX_VALUES} values" in _error("\n".join(levels)).message
+    assert f"unfolds to more than {MAX_VALUES:,} values" in _error("\n".join(levels)).message
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ def write_checkpoint(directory: Path) -> Path:
     """Write a sound BERT embedding checkpoint: mean pooling, then unit length."""
     directory.mkdir(parents=True)
     write_json(directory / "config.json", BERT_CONFIG)
-    write_json(directory / "tokenizer.json", {"version": "1.0"})
+    write_json(directory / "tokenizer.json", {"version": "1.0", "model": {"vocab": {}}})
     (directory / "model.safetensors").touch()
     write_modules(directory, ("Transformer", ""), ("Pooling", "1_Pooling"), ("Normalize", "2_Norm"))
     write_json(directory / "1_Pooling" / "config.json", {"pooling_mode": "mean"})

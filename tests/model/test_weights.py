@@ -7,7 +7,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from beicli.errors import CheckpointError
-from beicli.model.weights import check_weights, count_parameters, list_files
+from beicli.model.weights import check_tokenizer, check_weights, count_parameters, list_files
 
 
 def test_parameters_are_counted_without_reading_them(tmp_path: Path) -> None:
@@ -18,10 +18,37 @@ def test_parameters_are_counted_without_reading_them(tmp_path: Path) -> None:
         metadata={"format": "pt"},
     )
 
-    assert count_parameters(path) == 3 * 4 + 5 + 1
+    size_bytes = path.stat().st_size
+
+    assert count_parameters(path, size_bytes=size_bytes) == 3 * 4 + 5 + 1
     # Only the header is needed.
     path.write_bytes(path.read_bytes()[:-40])
-    assert count_parameters(path) == 18
+    assert count_parameters(path, size_bytes=size_bytes) == 18
+
+
+def test_a_file_that_is_cut_off_is_said_to_be_so(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    save_file({"a": np.zeros((3, 4))}, path)
+
+    with pytest.raises(CheckpointError, match="is not whole"):
+        count_parameters(path, size_bytes=path.stat().st_size - 1)
+
+
+def header(text: str) -> bytes:
+    return struct.pack("<Q", len(text)) + text.encode()
+
+
+def tensor(shape: str) -> str:
+    return f'{{"a": {{"dtype": "F32", "shape": {shape}, "data_offsets": [0, 0]}}}}'
+
+
+@pytest.mark.parametrize("text", ["{}", '{"__metadata__": {"format": "pt"}}', tensor("[0, 4]")])
+def test_a_file_without_numbers_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(header(text))
+
+    with pytest.raises(CheckpointError, match="holds no numbers"):
+        count_parameters(path, size_bytes=path.stat().st_size)
 
 
 @pytest.mark.parametrize(
@@ -34,6 +61,12 @@ def test_parameters_are_counted_without_reading_them(tmp_path: Path) -> None:
         struct.pack("<Q", 2) + b"[]",
         struct.pack("<Q", 9) + b'{"a": 12}',
         struct.pack("<Q", 8) + b"\xff" * 8,
+        header("[" * 100_000),
+        header('{"a": {"shape": [1], "data_offsets": []}}'),
+        *(
+            header(tensor(shape))
+            for shape in ("[-1]", "[1.5]", "[true]", "[NaN]", "3", f"[1{'0' * 400}]")
+        ),
     ],
 )
 def test_what_is_no_safetensors_file_is_said_to_be_none(tmp_path: Path, content: bytes) -> None:
@@ -41,7 +74,15 @@ def test_what_is_no_safetensors_file_is_said_to_be_none(tmp_path: Path, content:
     path.write_bytes(content)
 
     with pytest.raises(CheckpointError, match="is no safetensors file"):
-        count_parameters(path)
+        count_parameters(path, size_bytes=len(content))
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff", b"[]", b"{}", b'{"model": 1}'])
+def test_a_tokenizer_file_that_holds_none_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "tokenizer.json").write_bytes(content)
+
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json"):
+        check_tokenizer(tmp_path, {"tokenizer.json"})
 
 
 def test_shards_are_named_once_each_and_looked_for_in_the_listing(tmp_path: Path) -> None:

@@ -189,6 +189,7 @@ _OUTPUTS = {
 
 def make_manifest(task: Task = Task.EMBEDDING, *, has_tokens: bool = True) -> Manifest:
     """has_tokens: whether an embedding engine has the output that `/embed_all` needs."""
+    spec = make_spec(task)
     outputs = _OUTPUTS[task] if has_tokens else _OUTPUTS[task][:1]
     return Manifest(
         format_version=FORMAT_VERSION,
@@ -196,13 +197,20 @@ def make_manifest(task: Task = Task.EMBEDDING, *, has_tokens: bool = True) -> Ma
         created_at="2026-01-02T03:04:05+00:00",
         name="tiny",
         source=Source(kind="HF", repo="example/tiny", revision="main", resolved_revision="c0ffee"),
-        model=make_spec(task),
+        model=spec,
         build={},
         backend="openvino",
         precision="f32",
         cpu_features=(),
         inputs=(),
-        outputs=tuple(TensorInfo(name=name, dtype="float32", shape=()) for name in outputs),
+        outputs=tuple(
+            TensorInfo(
+                name=name,
+                dtype="float32",
+                shape=("batch", spec.embedding_dimension or len(spec.labels)),
+            )
+            for name in outputs
+        ),
         limits=Limits(max_num_tokens=512, max_batch_size=64, max_input_length=MAX_INPUT_LENGTH),
         toolchain={},
         files={},

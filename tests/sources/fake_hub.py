@@ -38,6 +38,7 @@ class Refusal:
     status: int
     headers: Mapping[str, str] = field(default_factory=dict)
     prefix: str = "/"
+    content: bytes = b""
 
 
 @dataclass(slots=True)
@@ -91,7 +92,7 @@ class _Handler(BaseHTTPRequestHandler):
         hub.requests.append(Request(self.command, path, authorization))
         refusal = _refusal(hub, path, authorization)
         if refusal is not None:
-            self._answer(refusal.status, b"", refusal.headers)
+            self._answer(refusal.status, refusal.content, refusal.headers)
             return
         match path.removeprefix("/api/models").removeprefix(f"/{REPO}/").split("/", 2):
             case ["revision", revision]:

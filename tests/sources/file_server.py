@@ -14,6 +14,7 @@ class FileServer:
 
     broken_after: bytes after which each answer's connection breaks, one number an answer.
     refusals: statuses to answer with first. honours_ranges: whether parts can be asked for.
+    left_out_of_parts: headers that a part goes without when `If-Range` named them already.
     """
 
     content: bytes
@@ -22,6 +23,7 @@ class FileServer:
     broken_after: list[int] = field(default_factory=list)
     refusals: list[int] = field(default_factory=list)
     honours_ranges: bool = True
+    left_out_of_parts: tuple[str, ...] = ()
     requests: list[tuple[str, Mapping[str, str]]] = field(default_factory=list)
     endpoint: str = ""
 
@@ -69,8 +71,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(end - start))
         if file.etag:
             self.send_header("ETag", file.etag)
+        left_out = file.left_out_of_parts if "If-Range" in self.headers else ()
         for name, value in file.headers.items():
-            self.send_header(name, value)
+            if name not in left_out:
+                self.send_header(name, value)
         self.end_headers()
         body = file.content[start:end]
         is_probe = end - start == 1

@@ -57,6 +57,9 @@ def test_names_longer_than_a_header_are_read(tmp_path: Path, form: int) -> None:
         (entry("../config.json"), "unsafe name"),
         (entry("1_Pooling/../../config.json"), "unsafe name"),
         (entry("a\\b.json"), "unsafe name"),
+        (entry("../picture.png"), "unsafe name"),
+        (entry("a\\b.png"), "unsafe name"),
+        (entry(f"{'n' * 260}.json"), "unsafe name"),
         (entry("a\nb.json"), "unsafe name"),
         (entry("..", type=tarfile.DIRTYPE), "unsafe name"),
         (entry("a.json", type=tarfile.SYMTYPE, linkname="/etc/passwd"), "holds a link"),
@@ -76,6 +79,15 @@ def test_a_hostile_entry_is_refused_by_name(
 
     outside = {path.name for path in tmp_path.iterdir()}
     assert outside == {"model.tar.gz", "files"}
+
+
+def test_a_name_that_nobody_reads_may_be_odd(tmp_path: Path) -> None:
+    odd = {"Screenshot 3.41\u202fPM.png": b"colours", f"{'n' * 260}.png": b"colours"}
+
+    found = unpacked(tmp_path, pack(FILES | odd))
+
+    assert files_in(found.root) == KEPT
+    assert all(name.isprintable() for name in found.sizes)
 
 
 def test_a_bomb_is_refused_before_it_fills_the_disk(tmp_path: Path) -> None:

@@ -12,10 +12,14 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape
 
 import pytest
+from tests.sources.silent_server import silent_server
 
 from beicli.config.schema import CheckpointRepository, CheckpointSource
-from beicli.errors import CheckpointError
+from beicli.errors import CheckpointError, CheckpointUnavailableError
+from beicli.sources import azure as azure_source
 from beicli.sources.checkpoint import fetch_checkpoint, look_into_checkpoint
+from beicli.sources.object_store import FsspecBucket
+from beicli.sources.stores import open_store
 
 FILES = {
     "config.json": b'{"model_type": "bert"}',
@@ -160,3 +164,77 @@ def test_without_an_account_it_says_where_to_name_it(monkeypatch: pytest.MonkeyP
 
     with pytest.raises(CheckpointError, match="which storage account"):
         fetch_checkpoint(repository(), config_directory=Path(), offline=False)
+
+
+def test_a_store_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(azure_source, "_READ_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(azure_source, "_NUM_RETRIES", 0)
+    with silent_server() as silent:
+        monkeypatch.setenv("AZURE_STORAGE_SERVICE_ENDPOINT", f"{silent}/account")
+        with pytest.raises(CheckpointUnavailableError, match="cannot be reached"):
+            fetch_checkpoint(repository(), config_directory=Path(), offline=False)
+
+
+def test_accounts_that_secrets_name_have_copies_of_their_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("AZURE_STORAGE_ACCOUNT_NAME")
+    monkeypatch.setenv("azure_key", json.dumps({"account_key": KEY, "account_name": "account"}))
+    first = fetch_checkpoint(repository(), config_directory=Path(), offline=False)
+    assert fetch_checkpoint(repository(), config_directory=Path(), offline=True) == first
+    monkeypatch.setenv("azure_key", json.dumps({"account_key": KEY, "account_name": "another"}))
+
+    with pytest.raises(CheckpointUnavailableError, match="not in the local cache"):
+        fetch_checkpoint(repository(), config_directory=Path(), offline=True)
+
+
+def test_accounts_that_connections_name_have_copies_of_their_own(
+    monkeypatch: pytest.MonkeyPatch, endpoint: str
+) -> None:
+    for name in ("azure_key", "AZURE_STORAGE_ACCOUNT_NAME", "AZURE_STORAGE_SERVICE_ENDPOINT"):
+        monkeypatch.delenv(name)
+    connection = f"AccountName=account;AccountKey={KEY};BlobEndpoint={endpoint}"
+    monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", connection)
+    first = fetch_checkpoint(repository(), config_directory=Path(), offline=False)
+
+    # Another key opens the same account.
+    monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", connection.replace(KEY, "b3RoZXI="))
+    assert fetch_checkpoint(repository(), config_directory=Path(), offline=True) == first
+    monkeypatch.setenv(
+        "AZURE_STORAGE_CONNECTION_STRING", connection.replace("Name=account", "Name=another")
+    )
+    with pytest.raises(CheckpointUnavailableError, match="not in the local cache"):
+        fetch_checkpoint(repository(), config_directory=Path(), offline=True)
+
+
+def test_a_secret_is_masked_before_a_long_text_is_cut() -> None:
+    with open_store(repository()) as bucket:
+        explained = bucket.explain(OSError(f"{'E' * 480} {KEY}"))
+
+    assert KEY[:8] not in explained.message
+
+
+def test_a_signature_in_the_environment_is_sent_but_not_shown(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("azure_key")
+    monkeypatch.setenv("AZURE_STORAGE_SAS_TOKEN", "sv=1&sig=opensesame")
+
+    with open_store(repository()) as bucket:
+        assert isinstance(bucket, FsspecBucket)
+        url = bucket.filesystem.service_client.url
+        explained = bucket.explain(OSError(f"cannot read {url}"))
+
+    assert url.endswith("sig=opensesame")
+    assert "opensesame" not in explained.message
+
+
+def test_the_librarys_own_credentials_are_used_at_the_endpoint(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("azure_key")
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_KEY", KEY)
+
+    checkpoint = fetch_checkpoint(repository(), config_directory=Path(), offline=False)
+
+    assert (checkpoint.path / "config.json").read_bytes() == FILES["config.json"]

@@ -5,9 +5,10 @@ import pytest
 from tests.sources.fake_hub import COMMIT, NEXT_COMMIT, REPO, FakeHub, Refusal, point_client_at
 
 from beicli.config.schema import CheckpointRepository, CheckpointSource
-from beicli.errors import CheckpointError, CheckpointUnavailableError
+from beicli.errors import CheckpointError, CheckpointUnavailableError, ConfigError
 from beicli.sources.checkpoint import fetch_checkpoint, look_into_checkpoint
 from beicli.sources.fetched import Checkpoint, CheckpointFiles
+from beicli.sources.hub_cache import look_into_cache
 
 WANTED = {
     "config.json": b"{}",
@@ -230,6 +231,54 @@ def test_a_name_that_no_repository_can_have_is_refused_before_asking(
     assert hub.requests == []
 
 
+def test_a_token_is_taken_without_the_line_break_around_it(
+    hub: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.token = "hf_opensesame"
+    monkeypatch.setenv("team_token", f"{hub.token}\n")
+
+    assert files_of(fetch(runtime_secret_name="team_token")) == WANTED
+
+
+@pytest.mark.parametrize("token", ["hf_open sesame", "hf_opensesamé", "hf_open\nsesame"])
+def test_what_is_no_token_is_named_by_where_it_was_found(
+    hub: FakeHub, monkeypatch: pytest.MonkeyPatch, token: str
+) -> None:
+    monkeypatch.setenv("team_token", token)
+
+    with pytest.raises(ConfigError, match=r"found in \$team_token, is no token") as raised:
+        fetch(runtime_secret_name="team_token")
+
+    assert token not in f"{raised.value.message} {raised.value.hint}"
+    assert hub.requests == []
+
+
+@pytest.mark.parametrize("content", [b"<html>sign in</html>", b'{"sign": "in"}', b"[]"])
+def test_a_page_in_place_of_the_hub_is_told_apart(
+    hub: FakeHub, monkeypatch: pytest.MonkeyPatch, content: bytes
+) -> None:
+    hub.refusal = Refusal(200, content=content)
+
+    with pytest.raises(CheckpointUnavailableError, match="could not be fetched"):
+        fetch()
+    with pytest.raises(CheckpointUnavailableError):
+        look()
+
+
+def test_a_transfer_library_that_gives_up_is_explained(
+    hub: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def give_up(*_: object, **__: object) -> None:
+        raise RuntimeError("Data processing error: https://cas/x?X-Amz-Signature=abcdef")
+
+    monkeypatch.setattr("beicli.sources.hub.snapshot_download", give_up)
+
+    with pytest.raises(CheckpointUnavailableError, match="broke off") as raised:
+        fetch()
+
+    assert "abcdef" not in raised.value.message
+
+
 # -- folders ------------------------------------------------------------------------------------
 
 
@@ -272,6 +321,11 @@ def test_a_file_is_no_checkpoint_folder(tmp_path: Path) -> None:
 
     with pytest.raises(CheckpointError, match=r"tiny\.safetensors` is a file"):
         fetch_local("tiny.safetensors", tmp_path)
+
+
+def test_a_name_that_no_folder_can_have_is_explained(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="cannot be read: File name too long"):
+        fetch_local("x" * 300, tmp_path)
 
 
 def test_the_size_of_a_checkpoint_is_that_of_its_safetensors(tmp_path: Path) -> None:
@@ -319,6 +373,18 @@ def test_a_look_offline_needs_what_was_fetched(hub: FakeHub) -> None:
         look(offline=True)
     fetch()
     assert look(offline=True).sizes == {name: len(content) for name, content in WANTED.items()}
+
+
+def test_a_look_offline_does_not_take_some_of_the_shards_for_all(hub: FakeHub) -> None:
+    index = b'{"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}'
+    shards = {"model-1.safetensors": b"1", "model-2.safetensors": b"22"}
+    hub.commits[COMMIT] = WANTED | shards | {"model.safetensors.index.json": index}
+    path = fetch().path
+    repository = CheckpointRepository(source=CheckpointSource.HF, repo=REPO)
+    assert look_into_cache(repository)
+    (path / "model-2.safetensors").unlink()
+
+    assert look_into_cache(repository) is None
 
 
 def test_weights_that_were_only_looked_at_are_not_built_offline(hub: FakeHub) -> None:

@@ -1,18 +1,28 @@
 """Checkpoints in Google Cloud Storage's emulator on loopback."""
 
 import json
+import logging
 import socket
 import urllib.request
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
+from types import SimpleNamespace
 from urllib.parse import quote
 
+import google.auth
 import pytest
 from gcp_storage_emulator.server import create_server
+from google.auth.exceptions import DefaultCredentialsError
+from tests.sources.silent_server import silent_server
 
 from beicli.config.schema import CheckpointRepository, CheckpointSource
-from beicli.errors import CheckpointError
+from beicli.errors import CheckpointError, CheckpointUnavailableError
+from beicli.sources import gcs as gcs_source
 from beicli.sources.checkpoint import fetch_checkpoint, look_into_checkpoint
+from beicli.sources.object_store import FsspecBucket
+from beicli.sources.stores import open_store
 
 FILES = {
     "config.json": b'{"model_type": "bert"}',
@@ -92,3 +102,94 @@ def test_a_secret_that_is_no_service_account_is_explained(monkeypatch: pytest.Mo
         )
 
     assert "abcdefgh" not in str(caught.value)
+
+
+def test_a_store_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def no_pause(_: float) -> None:
+        pass
+
+    monkeypatch.setattr("gcsfs.retry.asyncio", SimpleNamespace(sleep=no_pause))
+    monkeypatch.setattr(gcs_source, "_READ_TIMEOUT_S", 0.1)
+    with silent_server() as silent:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", silent)
+        with pytest.raises(CheckpointUnavailableError, match="cannot be reached"):
+            fetch_checkpoint(repository(), config_directory=Path(), offline=False)
+
+
+class _Anonymous(BaseHTTPRequestHandler):
+    """Answers as the store does to whoever has not signed in."""
+
+    status = 401
+    message = ""
+
+    def do_GET(self) -> None:
+        error = {"code": self.status, "message": self.message}
+        content = json.dumps({"error": error}).encode()
+        self.send_response(self.status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *arguments: object) -> None:
+        """Stay silent."""
+
+
+@pytest.fixture
+def private_bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    server = HTTPServer(("127.0.0.1", 0), _Anonymous)
+    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{server.server_port}")
+    yield
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("status", "message"),
+    [
+        (400, "Anonymous caller does not have storage.objects.list access to the bucket."),
+        (401, "Nobody knows."),
+    ],
+)
+def test_a_private_bucket_asks_whoever_is_not_signed_in_to_sign_in(
+    private_bucket: None, monkeypatch: pytest.MonkeyPatch, status: int, message: str
+) -> None:
+    monkeypatch.setattr(_Anonymous, "status", status)
+    monkeypatch.setattr(_Anonymous, "message", message)
+
+    with pytest.raises(CheckpointError, match="the store refused access") as caught:
+        fetch_checkpoint(repository(), config_directory=Path(), offline=False)
+
+    assert "GOOGLE_APPLICATION_CREDENTIALS" in str(caught.value.hint)
+    # Or Python would print what the library logs, with its traceback.
+    assert logging.getLogger("gcsfs").handlers
+
+
+def test_credentials_that_cannot_be_used_are_not_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("STORAGE_EMULATOR_HOST")
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "missing.json"))
+
+    with pytest.raises(CheckpointError, match="default credentials cannot be used") as caught:
+        fetch_checkpoint(repository(), config_directory=Path(), offline=False)
+
+    assert "missing.json" in str(caught.value)
+
+
+def test_without_any_credentials_a_public_bucket_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("STORAGE_EMULATOR_HOST")
+    monkeypatch.delenv("GOOGLE_APPLICATION_CREDENTIALS", raising=False)
+    monkeypatch.setenv("CLOUDSDK_CONFIG", str(tmp_path))
+    monkeypatch.setenv("NO_GCE_CHECK", "true")
+    with pytest.raises(DefaultCredentialsError):
+        google.auth.default()
+
+    with open_store(repository()) as bucket:
+        assert isinstance(bucket, FsspecBucket)
+        assert bucket.filesystem.credentials.credentials is None

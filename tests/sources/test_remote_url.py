@@ -1,6 +1,7 @@
 import base64
 import hashlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from threading import Thread
 
@@ -13,6 +14,8 @@ from beicli.errors import CheckpointError, CheckpointUnavailableError
 from beicli.sources import http_download
 from beicli.sources.checkpoint import fetch_checkpoint, look_into_checkpoint
 from beicli.sources.fetched import Checkpoint
+from beicli.sources.http_answer import RemoteState
+from beicli.sources.http_download import Download
 
 ARCHIVE = pack()
 
@@ -228,3 +231,96 @@ def test_a_look_at_an_archive_of_unknown_size_is_refused(
 
     with pytest.raises(CheckpointUnavailableError, match="cannot be looked into"):
         look_into_checkpoint(repository(server), config_directory=Path(), offline=False)
+
+
+def test_without_a_version_the_content_is_its_own_name(server: FileServer) -> None:
+    server.etag = ""
+    first = fetch(server)
+    server.content = pack(FILES | {"config.json": b'{"newer": 1}'})
+
+    second = fetch(server)
+
+    assert files_of(first) == KEPT
+    assert files_of(second)["config.json"] == b'{"newer": 1}'
+    server.content = ARCHIVE
+    assert fetch(server) == first
+
+
+def test_what_is_no_sha256_pins_nothing(server: FileServer) -> None:
+    assert files_of(fetch(server, revision="main")) == KEPT
+    assert files_of(fetch(server, revision="main", offline=True)) == KEPT
+
+
+def test_a_look_at_a_copy_holds_to_the_pin(server: FileServer) -> None:
+    fetch(server)
+
+    with pytest.raises(CheckpointError, match="the configuration pins"):
+        look_into_checkpoint(
+            repository(server, revision="0" * 64), config_directory=Path(), offline=False
+        )
+
+
+def test_an_answer_may_leave_out_what_another_said(server: FileServer) -> None:
+    server.headers = {"Last-Modified": "Tue, 01 Jan 2030 00:00:00 GMT"}
+    server.left_out_of_parts = ("Last-Modified",)
+    server.broken_after = [700]
+
+    assert files_of(fetch(server)) == KEPT
+    assert server.requests[-1][1]["Range"] == "bytes=700-"
+
+
+def test_content_that_changed_on_the_way_is_noticed(server: FileServer) -> None:
+    # One byte, and then as many as if it were another file.
+    server.headers = {"Last-Modified": "Tue, 01 Jan 2030 00:00:00 GMT"}
+    state = Download(repository(server).repo).probe()
+
+    assert state.contradicts(replace(state, etag='"two"'))
+    assert state.contradicts(replace(state, size_bytes=1))
+    assert state.contradicts(replace(state, etag="", last_modified="Wed, 02 Jan 2030 00:00:00 GMT"))
+    assert not state.contradicts(RemoteState())
+
+
+def test_a_server_that_begins_anew_and_breaks_off_is_given_up(server: FileServer) -> None:
+    server.honours_ranges = False
+    server.broken_after = [len(ARCHIVE), *[700, 300] * 50]
+
+    with pytest.raises(CheckpointUnavailableError, match="the connection broke"):
+        fetch(server)
+
+    assert len(server.requests) < 10
+
+
+def test_letters_that_no_address_has_are_spelled_as_they_are_sent(server: FileServer) -> None:
+    assert files_of(fetch(server, "/modèle 1%20b.tar.gz?a=é")) == KEPT
+    assert server.requests[0][0] == "/mod%C3%A8le%201%20b.tar.gz?a=%C3%A9"
+
+
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1:99999", "127.0.0.1:x", "a..b", f"{'a' * 70}.x", "é..b"]
+)
+def test_a_host_that_cannot_be_is_not_asked_again(
+    host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Download, "_wait", None)
+    place = CheckpointRepository(source=CheckpointSource.REMOTE_URL, repo=f"http://{host}/a.tar.gz")
+
+    with pytest.raises(CheckpointError, match="is no address that can be asked"):
+        fetch_checkpoint(place, config_directory=Path(), offline=False)
+
+
+def test_a_copy_is_used_where_nothing_can_be_locked(server: FileServer, cache: Path) -> None:
+    first = fetch(server)
+    (lock,) = cache.rglob(".lock")
+    lock.unlink()
+    lock.mkdir()
+
+    assert fetch(server) == first
+
+
+def test_nothing_is_kept_of_an_archive_that_is_refused(server: FileServer, cache: Path) -> None:
+    server.content = pack(FILES | {"../config.json": b"{}"})
+
+    with pytest.raises(CheckpointError, match="unsafe name"):
+        fetch(server)
+
+    assert [path.name for path in cache.rglob("*") if path.is_file()] == [".lock"]

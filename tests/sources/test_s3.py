@@ -9,9 +9,11 @@ from typing import Any
 import boto3
 import pytest
 from moto.server import ThreadedMotoServer
+from tests.sources.silent_server import silent_server
 
 from beicli.config.schema import CheckpointRepository, CheckpointSource
 from beicli.errors import CheckpointError, CheckpointUnavailableError
+from beicli.sources import s3 as s3_source
 from beicli.sources.checkpoint import fetch_checkpoint, look_into_checkpoint
 from beicli.sources.fetched import Checkpoint, CheckpointFiles
 
@@ -223,3 +225,66 @@ def test_an_unreachable_store_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> 
 
     with pytest.raises(CheckpointUnavailableError, match="cannot be reached"):
         fetch()
+
+
+def test_a_store_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    # As for the others: a minute or two in all.
+    assert s3_source._READ_TIMEOUT_S * s3_source._NUM_TRIES**2 <= 120
+    monkeypatch.setattr(s3_source, "_READ_TIMEOUT_S", 0.1)
+    with silent_server() as silent:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", silent)
+        with pytest.raises(CheckpointUnavailableError, match="cannot be reached"):
+            fetch()
+
+
+def test_a_branch_pins_nothing_in_a_bucket() -> None:
+    assert files_in(fetch(revision="main").path) == WANTED
+    assert files_in(fetch(revision="main", offline=True).path) == WANTED
+
+
+def test_a_pin_may_be_written_in_capitals() -> None:
+    first = fetch()
+
+    assert fetch(revision=str(first.resolved_revision).upper()) == first
+
+
+def test_names_that_nobody_reads_are_no_reason_to_refuse_a_bucket(s3: Any) -> None:
+    upload(s3, {"docs\\readme.md": b"words", "a\tpicture.png": b"colours"})
+
+    assert files_in(fetch().path) == WANTED
+    assert "docs\\readme.md" not in look().sizes
+
+
+def test_a_file_below_a_folder_without_a_name_is_read_where_it_is(s3: Any) -> None:
+    upload(s3, {"sub//x.json": b'{"x": 1}'})
+
+    assert files_in(fetch().path) == WANTED | {"sub/x.json": b'{"x": 1}'}
+
+
+def test_two_keys_that_come_to_one_name_are_refused(s3: Any) -> None:
+    upload(s3, {"sub//x.json": b"1", "sub/x.json": b"2"})
+
+    with pytest.raises(CheckpointError, match=r"two files with the name `sub/x\.json`"):
+        fetch()
+
+
+def test_a_wanted_file_with_an_unsafe_name_is_refused(s3: Any) -> None:
+    upload(s3, {"a\\b.json": b"{}"})
+
+    with pytest.raises(CheckpointError, match="unsafe name"):
+        fetch()
+
+
+def test_a_user_or_a_query_is_no_part_of_a_bucket() -> None:
+    with pytest.raises(CheckpointError, match="no store reads there") as caught:
+        fetch("s3://key:OPENSESAME@models/tiny", runtime_secret_name="mine")
+
+    assert caught.value.hint == "put the credentials into the secret `mine`"
+
+
+def test_profiles_have_copies_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    fetch()
+    monkeypatch.setenv("AWS_PROFILE", "another")
+
+    with pytest.raises(CheckpointUnavailableError, match="not in the local cache"):
+        fetch(offline=True)

@@ -139,3 +139,69 @@ def test_a_text_is_masked_in_every_form_of_the_secret() -> None:
 
     assert "xyz" not in masked
     assert masked.endswith("; in eu")
+
+
+def test_a_value_in_the_environment_is_taken_without_the_space_around_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("my_token", "  ")
+    monkeypatch.setenv("MY_TOKEN", f" {VALUE}\n")
+
+    secret = find_secret("my_token")
+
+    assert secret
+    assert secret.reveal() == VALUE
+
+
+def test_a_key_of_several_lines_is_masked_line_by_line() -> None:
+    secret = Secret("key", json.dumps({"private_key": "BEGIN KEY\nabcdefgh\nEND KEY"}), origin="o")
+
+    assert secret.redact("cannot read abcdefgh") == "cannot read ***"
+
+
+def test_a_name_that_no_file_can_have_is_no_secret(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BEI_SECRETS_DIR", str(tmp_path))
+
+    assert find_secret("n" * 300) is None
+
+
+@pytest.mark.parametrize("is_named", [True, False])
+def test_a_folder_that_may_not_be_entered_matters_only_if_it_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_named: bool
+) -> None:
+    def refuse(path: Path) -> bool:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    # As root may enter every folder, it is refused here.
+    monkeypatch.setattr(Path, "is_file", refuse)
+    monkeypatch.setattr("os.access", lambda *_: False)
+    if is_named:
+        monkeypatch.setenv("BEI_SECRETS_DIR", str(tmp_path))
+        with pytest.raises(ConfigError, match="not a folder that this user may enter"):
+            find_secret("my_token")
+    else:
+        assert find_secret("my_token") is None
+
+
+def test_a_date_in_a_mapping_is_a_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = secrets_file(tmp_path, "my_token: {key: abcdefgh, expires: 2024-01-01}\n")
+    monkeypatch.setenv("BEI_SECRETS_FILE", str(path))
+
+    secret = find_secret("my_token")
+
+    assert secret
+    assert secret.as_object() == {"key": "abcdefgh", "expires": "2024-01-01"}
+
+
+def test_a_mapping_that_is_no_json_is_explained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = secrets_file(tmp_path, f"my_token: {{2024-01-01: {VALUE}}}\n")
+    monkeypatch.setenv("BEI_SECRETS_FILE", str(path))
+
+    with pytest.raises(ConfigError, match="is a mapping that JSON cannot hold") as caught:
+        find_secret("my_token")
+
+    assert VALUE not in str(caught.value)

@@ -193,7 +193,7 @@ def test_a_route_that_the_model_serves_besides_its_own_is_no_misfit(checkpoint: 
 def test_a_model_beyond_this_machines_memory_is_warned_of(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checkpoint_module, "count_parameters", lambda _: 10**13)
+    monkeypatch.setattr(checkpoint_module, "count_parameters", lambda _, size_bytes: 10**13)
 
     (finding,) = check(checkpoint).findings
 

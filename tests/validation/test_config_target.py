@@ -1,6 +1,7 @@
 """Configurations as `bei validate` sees them: every rule, with Truss's text where it has one."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -207,10 +208,17 @@ CASES: list[tuple[str, list[str], str, str | None]] = [
     ),
     (
         "secret-not-declared",
-        ["trt_llm.build.checkpoint_repository.runtime_secret_name=mine"],
+        ["trt_llm.build.checkpoint_repository={source: HF, repo: a/b, runtime_secret_name: mine}"],
         "trt_llm.build.checkpoint_repository.runtime_secret_name",
         "`secrets` does not hold `mine`",
     ),
+    (
+        "content-not-pinned",
+        ["trt_llm.build.checkpoint_repository={source: S3, repo: 's3://bucket/path'}"],
+        "trt_llm.build.checkpoint_repository.revision",
+        "no revision is named",
+    ),
+    ("override", ["trt_llm.build.max_num_token=64"], "trt_llm.build.max_num_token", "unknown key"),
     ("weights-unused", ["weights=[{source: 'hf://a/b', mount_location: /m}]"], "weights", None),
     ("config-schema", ["trt_llm.build.max_num_tokens=64"], "trt_llm.build.max_num_tokens", None),
     (
@@ -259,9 +267,12 @@ def test_a_sound_configuration_is_clean_and_described(config: Path) -> None:
 def test_each_rule_says_what_where_and_why(
     config: Path, rule: str, overrides: list[str], place: str, text: str | None
 ) -> None:
-    finding = found(validate_config_target(config, overrides=overrides), rule)
+    report = validate_config_target(config, overrides=overrides, offline=True)
 
-    assert finding.place.removesuffix(" (`--set`)") == place
+    finding = found(report, rule)
+    assert finding.place == place
+    # The place itself, or a section above it, was written by `--set`.
+    assert finding.is_override == any(place.startswith(o.partition("=")[0]) for o in overrides)
     assert text in {None, finding.what}
     assert finding.why
     assert "hf_verysecret" not in repr(finding)
@@ -271,6 +282,8 @@ def test_every_rule_of_a_configuration_is_exercised() -> None:
     elsewhere = {rule.name for rule in checkpoint_rules.RULES}  # test_checkpoint.py
     here = {case[0] for case in CASES} | {
         "config-file",
+        "duplicate-key",
+        "unusable-value",
         "unknown-key",
         "revision-not-pinned",
         "checkpoint-not-seen",
@@ -345,7 +358,22 @@ def test_what_is_no_configuration_is_said(tmp_path: Path, text: str) -> None:
     report = validate_config_target(tmp_path)
 
     assert report.verdict is Verdict.FAILED
-    assert rules_of(report) <= {"config-file", "config-schema", "unknown-key"}
+    assert rules_of(report) <= {"config-file", "config-schema", "duplicate-key", "unknown-key"}
+
+
+@pytest.mark.parametrize("value", [".nan", "2_000_000_000_000_000_000_000", "!!set {a}", "!here b"])
+def test_what_no_json_can_carry_has_a_rule_of_its_own(config: Path, value: str) -> None:
+    config.write_text(config.read_text() + f"model_metadata:\n  a: {value}\n")
+
+    finding = found(validate_config_target(config), "unusable-value")
+
+    assert finding.place == "model_metadata.a"
+
+
+def test_a_secret_of_the_default_name_need_not_be_declared(config: Path) -> None:
+    name = "trt_llm.build.checkpoint_repository.runtime_secret_name=hf_access_token"
+
+    assert validate_config_target(config, overrides=[name]).verdict is Verdict.CLEAN
 
 
 def test_a_finding_names_the_line_of_its_key(config: Path) -> None:
@@ -451,18 +479,40 @@ def test_every_example_validates_and_says_how_to_call_it(path: Path) -> None:
 # -- speed --------------------------------------------------------------------------------------
 
 
-def test_validating_a_configuration_loads_nothing_heavy(config: Path) -> None:
+def cache_of_the_hub(checkpoint: Path, cache: Path) -> None:
+    """Lay a checkpoint out as the hub's client keeps it."""
+    folder = cache / "models--someone--tiny"
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs" / "main").write_text(COMMIT)
+    (folder / "snapshots").mkdir()
+    checkpoint.rename(folder / "snapshots" / COMMIT)
+
+
+@pytest.mark.parametrize("source", ["LOCAL", "HF"])
+def test_validating_a_configuration_loads_nothing_heavy(config: Path, source: str) -> None:
+    cache = config.parent / "hub"
+    if source == "HF":
+        cache_of_the_hub(config.parent / "checkpoint", cache)
+        repository = f"{{source: HF, repo: someone/tiny, revision: '{COMMIT}'}}"
+        text = yaml.safe_load(config.read_text())
+        text["trt_llm"]["build"]["checkpoint_repository"] = yaml.safe_load(repository)
+        config.write_text(yaml.safe_dump(text))
     program = (
         "import sys\n"
-        "from beicli.validation.target import ValidationOptions, validate_target\n"
-        f"report = validate_target({str(config)!r}, ValidationOptions())\n"
+        "from beicli.validation.target import ValidationOptions, validate_targets\n"
+        f"(report,) = validate_targets([{str(config)!r}], ValidationOptions(offline=True))\n"
         "assert report.verdict == 'clean', report\n"
-        "heavy = {'torch', 'transformers', 'openvino', 'onnx', 'huggingface_hub', 's3fs'}\n"
+        "assert report.facts['task'] == 'embedding', report\n"
+        "heavy = {'torch', 'transformers', 'openvino', 'onnx', 'httpx2', 's3fs', 'aiohttp'}\n"
         "print(sorted(heavy & sys.modules.keys()))\n"
     )
     started_at = time.monotonic()
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"HF_HUB_CACHE": str(cache)},
     )
 
     assert done.stdout == "[]\n"

@@ -1,9 +1,12 @@
 import json
 import random
 import shutil
+import warnings
+import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -113,6 +116,22 @@ def test_a_foreign_file_alone_is_a_warning(engine: Path) -> None:
     assert validate_engine(engine).verdict is Verdict.WARNINGS
 
 
+def test_many_foreign_files_are_counted_not_listed(engine: Path) -> None:
+    for number in range(300):
+        (engine / f"stray-{number}").touch()
+
+    findings = validate_engine(engine).findings
+
+    assert len(findings) < 30
+    assert "280 more" in findings[-1].what
+
+
+def test_a_linked_folder_is_foreign(engine: Path, tmp_path: Path) -> None:
+    (engine / "elsewhere").symlink_to(tmp_path)
+
+    assert [finding.place for finding in validate_engine(engine).findings] == ["elsewhere"]
+
+
 def test_weights_of_another_model_do_not_pass_for_these(engine: Path, tmp_path: Path) -> None:
     model = tiny_bert()
     with torch.no_grad():
@@ -145,12 +164,74 @@ def test_golden_inputs_that_cannot_be_read_are_said(engine: Path, content: bytes
     assert rules_of(validate_engine(engine)) == {"engine-golden-inputs"}
 
 
+def damaged_deflate(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2 : len(content) // 2 + 64] = bytes(64)
+    path.write_bytes(content)
+
+
+def encrypted(path: Path) -> None:
+    content = path.read_bytes()
+    # General purpose bit flag 0, of the first local header and of its entry in the directory.
+    for signature, place in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        start = content.index(signature) + place
+        content = content[:start] + b"\x01" + content[start + 1 :]
+    path.write_bytes(content)
+
+
+def too_large(path: Path) -> None:
+    change_golden(path, outputs=np.zeros((2**20, 80), dtype=np.float32))
+
+
+def huge_header(path: Path) -> None:
+    header = "{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000000, 2), }\n"
+    data = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode()
+    with zipfile.ZipFile(path, "a") as archive, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        archive.writestr("outputs.npy", data)
+
+
+def change_golden(path: Path, **changes: Any) -> None:
+    with np.load(path) as file:
+        values = dict(file)
+    np.savez_compressed(path, **(values | changes))
+
+
+@pytest.mark.parametrize("damage", [damaged_deflate, encrypted, too_large, huge_header])
+def test_a_strange_archive_of_golden_inputs_is_said(
+    engine: Path, damage: Callable[[Path], None]
+) -> None:
+    damage(engine / "golden.npz")
+    reseal(engine)
+
+    assert rules_of(validate_engine(engine)) == {"engine-golden-inputs"}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"is_pair": np.array([True])},
+        {"outputs": np.float32(1)},
+        {"outputs": np.zeros((2, 3), dtype=complex)},
+        {"cu_rows": np.array(["0", "1"])},
+        {"cu_rows": np.array([0, -1])},
+        {"cu_rows": np.array(3)},
+        {"cu_rows": np.array([], dtype=np.int64)},
+        {"texts": np.array([1, 2])},
+    ],
+)
+def test_golden_arrays_of_another_kind_are_said(engine: Path, changes: dict[str, Any]) -> None:
+    change_golden(engine / "golden.npz", **changes)
+    reseal(engine)
+
+    assert rules_of(validate_engine(engine)) == {"engine-golden-inputs"}
+
+
 def test_golden_inputs_of_another_shape_are_said(engine: Path) -> None:
     path = engine / "golden.npz"
     with np.load(path) as file:
-        values = dict(file)
-    values["outputs"] = values["outputs"][:, :5]
-    np.savez(path, **values)
+        outputs = file["outputs"][:, :5]
+    change_golden(path, outputs=outputs)
     reseal(engine)
 
     assert rules_of(validate_engine(engine)) == {"engine-accuracy"}
@@ -168,6 +249,15 @@ def test_a_config_that_was_not_built_is_said(engine: Path) -> None:
     ]
 
 
+def test_a_default_route_that_was_not_built_is_said(engine: Path) -> None:
+    reseal(engine, lambda manifest: replace(manifest, default_route="/embed_all"))
+
+    (finding,) = validate_engine(engine).findings
+
+    assert finding.rule == "engine-config"
+    assert "`/embed_all`" in finding.what
+
+
 @pytest.mark.parametrize("text", ["", "trt_llm: [", "a: b"])
 def test_a_config_that_is_no_config_is_said(engine: Path, text: str) -> None:
     (engine / "config.yaml").write_text(text)
@@ -179,6 +269,15 @@ def test_a_config_that_is_no_config_is_said(engine: Path, text: str) -> None:
 @pytest.mark.parametrize("text", ["", "{}", '{"measure": "cosine"}'])
 def test_a_report_that_is_no_report_is_said(engine: Path, text: str) -> None:
     (engine / "report.json").write_text(text)
+    reseal(engine)
+
+    assert rules_of(validate_engine(engine)) == {"engine-report"}
+
+
+def test_a_report_that_failed_without_a_sample_is_no_report(engine: Path) -> None:
+    report = json.loads((engine / "report.json").read_text())
+    report |= {"cosine_min": 0.1, "worst_samples": []}
+    (engine / "report.json").write_text(json.dumps(report))
     reseal(engine)
 
     assert rules_of(validate_engine(engine)) == {"engine-report"}

@@ -14,13 +14,12 @@ from pathlib import Path, PurePosixPath
 from typing import Self
 
 from beicli.artifact.manifest import (
-    MAX_MANIFEST_BYTES,
     FileEntry,
     Manifest,
     dump_manifest,
     parse_manifest,
 )
-from beicli.artifact.names import MANIFEST_NAME
+from beicli.artifact.names import MANIFEST_NAME, MAX_MANIFEST_BYTES, has_manifest
 from beicli.errors import ArtifactError, UsageError
 
 _STAGING_MARK = ".bei-staging-"
@@ -51,6 +50,13 @@ class EngineArtifact:
 
 def read_manifest(path: Path) -> Manifest:
     """Read the manifest of an engine directory without looking at the other files."""
+    try:
+        return _read_manifest(path)
+    except OSError as error:
+        raise ArtifactError(f"`{path}` cannot be read: {error.strerror}") from error
+
+
+def _read_manifest(path: Path) -> Manifest:
     if not path.is_dir():
         found = "is a file" if path.exists() else "does not exist"
         raise ArtifactError(
@@ -71,8 +77,6 @@ def read_manifest(path: Path) -> Manifest:
         return parse_manifest(file.read_text(encoding="utf-8"))
     except UnicodeDecodeError as error:
         raise ArtifactError(f"`{file}` is not UTF-8 text") from error
-    except OSError as error:
-        raise ArtifactError(f"`{file}` cannot be read: {error.strerror}") from error
 
 
 @contextmanager
@@ -125,9 +129,17 @@ def seal_artifact(staging: Path, manifest: Manifest) -> Manifest:
 
 
 def foreign_files(path: Path, manifest: Manifest) -> list[str]:
-    """Return what lies in an engine directory though the manifest does not name it, sorted."""
+    """Return what lies in an engine directory though the manifest does not name it, sorted.
+
+    A folder that cannot be read is foreign too, whatever is in it.
+    """
     known = {MANIFEST_NAME, *manifest.files}
-    found = (file for file in path.rglob("*") if file.is_symlink() or not file.is_dir())
+    found: set[Path] = set()
+    closed: list[OSError] = []
+    for folder, folders, files in os.walk(path, onerror=closed.append):
+        links = [name for name in folders if (Path(folder) / name).is_symlink()]
+        found |= {Path(folder) / name for name in (*files, *links)}
+    found |= {Path(error.filename) for error in closed}
     return sorted({file.relative_to(path).as_posix() for file in found} - known)
 
 
@@ -168,7 +180,7 @@ def _check_output(output: Path, *, force: bool) -> None:
         raise UsageError(
             f"`{output}` is a file; an engine is a directory", hint="choose another `--output`"
         )
-    is_engine = _is_engine(output)
+    is_engine = has_manifest(output)
     is_empty = not any(output.iterdir())
     if not is_engine and not is_empty:
         raise UsageError(
@@ -180,18 +192,6 @@ def _check_output(output: Path, *, force: bool) -> None:
             f"`{output}` already holds an engine",
             hint="replace it with `--force`, or choose another `--output`",
         )
-
-
-def _is_engine(directory: Path) -> bool:
-    """Whether `manifest.json` is ours: of any format version, even damaged.
-
-    Other programs have files of that name too, and their directories must not be replaced.
-    """
-    try:
-        with (directory / MANIFEST_NAME).open("rb") as file:
-            return b'"bei_version"' in file.read(MAX_MANIFEST_BYTES)
-    except OSError:
-        return False
 
 
 def _make_staging(output: Path) -> tuple[Path, int]:

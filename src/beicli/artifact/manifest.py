@@ -15,15 +15,21 @@ import pydantic
 
 from beicli.artifact.names import MANIFEST_NAME
 from beicli.errors import ArtifactError
-from beicli.model.spec import ModelSpec
+from beicli.model.spec import ModelSpec, Task
 
 FORMAT_VERSION = 3
 # Where the OpenVINO backend keeps its graph; the weights lie beside it.
 OPENVINO_MODEL = "openvino/model.xml"
 # Outputs with a row for every token; any other has one for each sequence.
 TOKEN_OUTPUTS = frozenset({"token_embeddings", "token_logits"})
-# A manifest lists a few dozen files; anything larger is not one.
-MAX_MANIFEST_BYTES = 4 * 1024 * 1024
+# What an engine of each task answers with; its last dimension is that of the answer.
+_ANSWERS = {
+    Task.EMBEDDING: "embeddings",
+    Task.SPARSE_EMBEDDING: "sparse_embeddings",
+    Task.CLASSIFICATION: "logits",
+    Task.RERANKING: "logits",
+    Task.TOKEN_CLASSIFICATION: "token_logits",
+}
 
 
 def _check_iso_date(text: str) -> str:
@@ -153,7 +159,25 @@ def parse_manifest(text: str) -> Manifest:
             f"`{MANIFEST_NAME}` was changed after the build: its digest does not match",
             hint="copy the whole directory again, or rebuild it with `bei build`",
         )
+    _check_consistency(manifest)
     return manifest
+
+
+def _check_consistency(manifest: Manifest) -> None:
+    """See that the engine's answer has a number for each label, or each dimension."""
+    model = manifest.model
+    has_vectors = model.task in {Task.EMBEDDING, Task.SPARSE_EMBEDDING}
+    is_complete = model.pooling is not None if has_vectors else model.score_activation is not None
+    width = model.embedding_dimension if has_vectors else len(model.labels)
+    answers = [each for each in manifest.outputs if each.name == _ANSWERS[model.task]]
+    if not is_complete or [answer.shape[-1:] for answer in answers] != [(width,)]:
+        what = "dimensions" if has_vectors else "labels"
+        found = ", ".join(f"{output.name} {list(output.shape)}" for output in manifest.outputs)
+        raise ArtifactError(
+            f"`{MANIFEST_NAME}` contradicts itself: {model.task} with {width:,} {what}, and "
+            f"outputs {found or 'none'}",
+            hint="the file was edited or written by something else; rebuild with `bei build`",
+        )
 
 
 def _dump(values: Mapping[str, Any]) -> str:

@@ -52,7 +52,7 @@ class VectorReport:
     neighbour_overlap: float
     index_overlap: float | None
     max_abs_difference: float
-    worst_samples: tuple[CosineAgreement, ...]
+    worst_samples: Annotated[tuple[CosineAgreement, ...], pydantic.Field(min_length=1)]
 
     @property
     def passed(self) -> bool:
@@ -102,7 +102,7 @@ class ScoreReport:
     num_decisions: int
     agreement: float
     agreement_allowed: float
-    worst_samples: tuple[ScoreAgreement, ...]
+    worst_samples: Annotated[tuple[ScoreAgreement, ...], pydantic.Field(min_length=1)]
 
     @property
     def passed(self) -> bool:

@@ -50,12 +50,15 @@ def summarise(manifest: Manifest, report: AccuracyReport | None) -> dict[str, An
     }
 
 
-def differences(left: Manifest, right: Manifest) -> list[Difference]:
-    """Return every value in which two manifests differ, in the order of their fields.
+def differences(
+    left: tuple[Manifest, AccuracyReport | None], right: tuple[Manifest, AccuracyReport | None]
+) -> list[Difference]:
+    """Return every value in which two engines differ, in the order of their fields.
 
+    Each with its report, if it has one: its figures follow the manifest's, under `accuracy`.
     Files are told apart by size and sha256. The time of the build is left out.
     """
-    left_values, right_values = dict(_flat(asdict(left))), dict(_flat(asdict(right)))
+    left_values, right_values = _values(*left), _values(*right)
     return [
         Difference(
             place=place,
@@ -72,6 +75,12 @@ def _model_keys(manifest: Manifest) -> tuple[str, ...]:
     if manifest.model.pooling is not None:
         return ("pooling", "embedding_dimension", "normalize")
     return ("labels", "score_activation")
+
+
+def _values(manifest: Manifest, report: AccuracyReport | None) -> dict[str, Any]:
+    figures = {} if report is None else asdict(report)
+    figures.pop("worst_samples", None)
+    return dict(_flat(asdict(manifest) | {"accuracy": figures}))
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -39,7 +39,14 @@ from beicli.builder.gate import AccuracyGate, Compute
 from beicli.builder.graph import export_onnx, graph_inputs
 from beicli.builder.loading import load_module
 from beicli.config.load import LoadedConfig, to_dict, to_yaml
-from beicli.config.schema import BaseModel, CheckpointRepository, QuantizationType
+from beicli.config.redaction import public_repo
+from beicli.config.schema import (
+    BaseModel,
+    CheckpointRepository,
+    CheckpointSource,
+    Config,
+    QuantizationType,
+)
 from beicli.errors import UsageError
 from beicli.model.inspect import inspect_checkpoint
 from beicli.model.recipe import configured_pooling
@@ -47,7 +54,7 @@ from beicli.model.rerank_templates import RerankRequest, missing_template_warnin
 from beicli.model.spec import ModelSpec, Pooling
 from beicli.sources.checkpoint import fetch_checkpoint
 from beicli.sources.fetched import Checkpoint
-from beicli.sources.redaction import public_config, public_repo
+from beicli.sources.redaction import public_config
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 _TOOLCHAIN = ("torch", "transformers", "onnx", "onnxscript", "openvino", "tokenizers", "numpy")
@@ -200,7 +207,7 @@ def _manifest(
     outputs: tuple[TensorInfo, ...],
 ) -> Manifest:
     build = loaded.config.trt_llm.build
-    resolved: dict[str, Any] = to_dict(public_config(loaded.config))
+    resolved: dict[str, Any] = to_dict(_recorded_config(loaded))
     return Manifest(
         format_version=FORMAT_VERSION,
         bei_version=__version__,
@@ -247,8 +254,20 @@ def _copy_companions(staging: Path, checkpoint: Path, loaded: LoadedConfig) -> N
         if (checkpoint / name).is_file():
             # The content only: a hub cache's files are links, often read-only.
             shutil.copyfile(checkpoint / name, staging / "tokenizer" / name)
-    text = to_yaml(public_config(loaded.config))
+    text = to_yaml(_recorded_config(loaded))
     (staging / "config.yaml").write_text(text, encoding="utf-8")
+
+
+def _recorded_config(loaded: LoadedConfig) -> Config:
+    """Return the configuration as the engine carries it: without secrets, its path in full."""
+    config = public_config(loaded.config)
+    build = config.trt_llm.build
+    repository = loaded.config.trt_llm.build.checkpoint_repository
+    if repository.source is CheckpointSource.LOCAL:
+        # Relative to a file that lies elsewhere, it would lead nowhere.
+        path = repository.local_path(relative_to=loaded.path.parent)
+        build = replace(build, checkpoint_repository=replace(repository, repo=str(path)))
+    return replace(config, trt_llm=replace(config.trt_llm, build=build))
 
 
 @contextmanager

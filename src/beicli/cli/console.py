@@ -20,19 +20,32 @@ _EXTRA_OF_MODULE = {
 }
 
 
+def printable(text: str) -> str:
+    """Spell out what a terminal would obey or cannot show; lines and their ends stay.
+
+    Names of files and texts of checkpoints are other people's.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        character if character.isprintable() or character == "\n" else ascii(character)[1:-1]
+        for character in text
+    )
+
+
 def say(message: str) -> None:
     """Print a line of talk."""
-    print(message, file=sys.stderr, flush=True)
+    print(printable(message), file=sys.stderr, flush=True)
 
 
 def print_data(line: str) -> None:
     """Print a line of data."""
-    print(line, flush=True)
+    print(printable(line), flush=True)
 
 
 def print_json(value: Any) -> None:
-    """Print a value as indented JSON."""
-    print_data(json.dumps(value, indent=2, ensure_ascii=False))
+    """Print a value as indented JSON, in ASCII: it is read in whatever encoding."""
+    print(json.dumps(value, indent=2), flush=True)
 
 
 def print_warning(message: str, hint: str | None = None) -> None:

@@ -1,5 +1,6 @@
 """`bei inspect` and `bei diff`: what engines are, and in what they differ."""
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -43,15 +44,14 @@ def diff(
 ) -> None:
     """Print in what two engine directories differ.
 
-    The time of the build is left out. Exits 0 if they are the same and 1 if they differ, as the
-    command `diff` does.
+    The time of the build is left out. Exits 0 if they are the same, 1 if they differ and 2 if one
+    cannot be read, as the command `diff` does.
     """
     from dataclasses import asdict
 
-    from beicli.artifact.directory import read_manifest
     from beicli.artifact.summary import differences
 
-    found = differences(read_manifest(left), read_manifest(right))
+    found = differences(_read(left), _read(right))
     if as_json:
         print_json([asdict(difference) for difference in found])
     else:
@@ -62,6 +62,18 @@ def diff(
         say(f"{len(found):,} difference{'' if len(found) == 1 else 's'}")
     if found:
         raise typer.Exit(1)
+
+
+def _read(engine: Path) -> "tuple[Manifest, AccuracyReport | None]":
+    """Return what is compared; raises UsageError, which ends in exit code 2, if it is no engine."""
+    from beicli.artifact.directory import read_manifest
+    from beicli.errors import ArtifactError, UsageError
+
+    try:
+        manifest = read_manifest(engine)
+    except ArtifactError as error:
+        raise UsageError(error.message, hint=error.hint) from error
+    return manifest, _read_report(engine, manifest)
 
 
 def _read_report(engine: Path, manifest: "Manifest") -> "AccuracyReport | None":
@@ -78,4 +90,7 @@ def _read_report(engine: Path, manifest: "Manifest") -> "AccuracyReport | None":
 
 
 def _shown(value: object) -> str:
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+    if isinstance(value, str):
+        return value
+    is_count = isinstance(value, int) and not isinstance(value, bool)
+    return f"{value:,}" if is_count else json.dumps(value, ensure_ascii=False)

@@ -8,20 +8,27 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from beicli.cli.console import printable
 from beicli.validation.findings import Finding, Level, worst_first
 
 if TYPE_CHECKING:
     from beicli.validation.findings import TargetReport
 
+_MB = 1_000_000
 _STYLES = {Level.ERROR: "bold red", Level.WARNING: "yellow", Level.INFO: "cyan"}
 
 
 def show_report(report: "TargetReport") -> None:
     """Print one target's verdict, its findings, worst first, and what else was learned."""
     console = Console(highlight=False)
-    console.print(Text.assemble((report.target, "bold"), f" ({report.kind}): {_summary(report)}"))
-    if report.findings:
-        console.print(_findings_table(worst_first(report.findings)))
+    target = printable(report.target)
+    console.print(Text.assemble((target, "bold"), f" ({report.kind}): {_summary(report)}"))
+    findings = worst_first(report.findings)
+    if findings:
+        console.print(_findings_table(findings))
+    for line in _commands(findings):
+        # Unwrapped, so that it can be copied.
+        console.print(Text(line), soft_wrap=True)
     for part in _facts(report.facts):
         console.print(part)
     console.print()
@@ -51,24 +58,35 @@ def _findings_table(findings: tuple[Finding, ...]) -> Table:
     table.add_column("where", overflow="fold", ratio=2)
     table.add_column("finding", overflow="fold", ratio=5)
     for finding in findings:
-        line = f" (line {finding.line})" if finding.line is not None else ""
         table.add_row(
             Text(finding.level, style=_STYLES[finding.level]),
-            Text(f"{finding.place}{line}" or "-"),
+            Text(_place(finding) or "-"),
             _explained(finding),
         )
     return table
 
 
+def _place(finding: Finding) -> str:
+    line = f" (line {finding.line})" if finding.line is not None else ""
+    return f"{printable(finding.place)}{' (`--set`)' if finding.is_override else line}"
+
+
+def _commands(findings: tuple[Finding, ...]) -> Iterator[str]:
+    """Yield what shows each finding on a server, under the rule's name."""
+    for finding in findings:
+        if finding.reproduce is not None:
+            yield f"# {finding.rule}"
+            yield from map(printable, finding.reproduce.splitlines())
+            yield ""
+
+
 def _explained(finding: Finding) -> RenderableType:
     lines: list[RenderableType] = [
-        Text(finding.what),
+        Text(printable(finding.what)),
         Text(f"why: {finding.why}  [{finding.rule}]", style="dim"),
     ]
     if finding.fix:
-        lines.append(Text(f"fix: {finding.fix}"))
-    if finding.reproduce:
-        lines.append(Text(finding.reproduce, style="dim"))
+        lines.append(Text(f"fix: {printable(finding.fix)}"))
     return Group(*lines)
 
 
@@ -78,8 +96,6 @@ def _facts(facts: Mapping[str, Any]) -> Iterator[RenderableType]:
         title = name.replace("_", " ")
         if isinstance(value, list) and value and all(isinstance(entry, dict) for entry in value):
             yield _records_table(title, value)
-        elif isinstance(value, list):
-            yield Text(f"{title}: {', '.join(map(_plain, value)) or '-'}")
         elif isinstance(value, dict):
             pairs = (f"{key} {_plain(entry)}" for key, entry in value.items() if entry is not None)
             yield Text(f"{title}: {', '.join(pairs) or '-'}")
@@ -91,15 +107,21 @@ def _records_table(title: str, records: list[dict[str, Any]]) -> Table:
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for column in records[0]:
         is_number = all(isinstance(record.get(column), int | float) for record in records)
-        table.add_column(column.replace("_", " "), justify="right" if is_number else "left")
+        table.add_column(
+            column.replace("_", " "), justify="right" if is_number else "left", overflow="fold"
+        )
     for record in records:
         table.add_row(*(_plain(record.get(column), column) for column in records[0]))
     return table
 
 
 def _plain(value: object, name: str = "") -> str:
+    if value is None:
+        return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int) and name.endswith("_bytes"):
-        return f"{value / 1e6:,.1f} MB"
-    return f"{value:,}" if isinstance(value, int) else str(value)
+        return f"{value / 1e6:,.1f} MB" if value >= _MB else f"{value / 1e3:,.1f} kB"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_plain, value)) or "-"
+    return f"{value:,}" if isinstance(value, int) else printable(str(value))

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from beicli.cli.api_keys import read_api_keys
 from beicli.cli.console import say
 
 
@@ -108,20 +109,10 @@ def serve(
 
 
 def _read_api_keys(api_key: str | None, file: Path | None) -> tuple[str, ...]:
-    """Return the keys given; a file that holds none is an error, as it would let everybody in."""
+    """Return the keys given; an empty one is an error, as it would let everybody in."""
     from beicli.errors import UsageError
 
-    keys = [] if api_key is None else [api_key]
-    if file is not None:
-        try:
-            lines = file.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"`{file}` cannot be read: {error}") from error
-        keys += [line.strip() for line in lines if line.strip()]
-    if not keys and (api_key is not None or file is not None):
-        raise UsageError(
-            f"`{file}` holds no key", hint="write one key a line, or leave `--api-key-file` out"
-        )
-    if any(not key.strip() for key in keys):
+    if api_key is not None and not api_key.strip():
         raise UsageError("`--api-key` is empty", hint="leave it out to let everybody in")
-    return tuple(keys)
+    keys = () if api_key is None else (api_key,)
+    return keys if file is None else (*keys, *read_api_keys(file))

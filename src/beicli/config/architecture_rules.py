@@ -23,8 +23,8 @@ BERT_ON_DECODER = Rule(
 )
 CAUSAL_LM_ON_ENCODER = Rule(
     name="causal-lm-on-encoder",
-    level=Level.WARNING,
-    why="it is taken for a text generator; here its last hidden states are embedded",
+    level=Level.INFO,
+    why="Truss takes it for a text generator; with a `modules.json` its hidden states are embedded",
 )
 CLASSIFIER_ON_DECODER = Rule(
     name="classifier-on-decoder",

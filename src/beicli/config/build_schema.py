@@ -10,13 +10,17 @@ from pydantic import AfterValidator, Strict, StringConstraints
 from typing_extensions import Doc
 
 from beicli.config.choices import BaseModel, CheckpointSource, QuantizationType
+from beicli.config.redaction import public_repo
 from beicli.config.rules import check_calibration_size, check_repo, refuse_renamed_base_model
-from beicli.errors import ConfigError
+from beicli.errors import CheckpointError
 
 ENCODER_MAX_NUM_TOKENS = 16384
 
 Count = Annotated[int, Strict(), Ge(1)]
 CalibrationSize = Annotated[int, AfterValidator(check_calibration_size)]
+# What Truss calls the secret where the configuration names none.
+DEFAULT_SECRET_NAME = "hf_access_token"
+
 AdapterName = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9_\-\.:]+$")]
 
 
@@ -39,11 +43,14 @@ class CheckpointRepository:
     ]
     revision: Annotated[
         str | None,
-        Doc("Branch, tag or commit for `HF`; a commit makes the build repeatable."),
+        Doc(
+            "Branch, tag or commit for `HF`; a commit makes the build repeatable. For a bucket or"
+            " an archive, the sha256 it must have."
+        ),
     ] = None
     runtime_secret_name: Annotated[
         str, Doc("Name of the secret that holds the token or the credentials.")
-    ] = "hf_access_token"
+    ] = DEFAULT_SECRET_NAME
 
     def local_path(self, *, relative_to: Path) -> Path:
         """Absolute directory of a `LOCAL` checkpoint; `relative_to` is the config's directory."""
@@ -51,8 +58,8 @@ class CheckpointRepository:
             return (relative_to / Path(self.repo).expanduser()).resolve()
         # For `~nobody`, for links that go in circles, and for a zero character, in turn.
         except (RuntimeError, OSError, ValueError):
-            raise ConfigError(
-                f"`{self.repo}` does not lead to a directory",
+            raise CheckpointError(
+                f"`{public_repo(self.repo)}` does not lead to a directory",
                 hint="write the path of the checkpoint out in full",
             ) from None
 

@@ -32,7 +32,7 @@ __all__ = [
 CONFIG_NAME = "config.yaml"
 
 # A config is a page of text; whoever names a weights file by mistake should not wait for it.
-MAX_SIZE_BYTES = 1_048_576
+MAX_SIZE_BYTES = 262_144
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +76,9 @@ def load_config(path: Path, *, overrides: Sequence[str] = (), strict: bool = Fal
 def check_config(
     path: Path, *, overrides: Sequence[str] = (), strict: bool = False
 ) -> CheckedConfig:
-    """Read a config and say everything that is wrong with it; raises nothing.
+    """Read a config and say everything that is wrong with it.
+
+    Raises UsageError for an override that cannot be read; nothing that the file could cause.
 
     path: the file, or the Truss directory that holds it.
     overrides: `key.path=value`, in place of what the file says; see `apply_overrides`.
@@ -151,7 +153,7 @@ def _find_file(path: Path) -> Path:
 def _decode(content: bytes, name: str) -> str:
     if len(content) > MAX_SIZE_BYTES:
         raise _file_error(
-            f"`{name}` is longer than {MAX_SIZE_BYTES} bytes, so it is no config",
+            f"`{name}` is longer than {MAX_SIZE_BYTES:,} bytes, so it is no config",
             hint=f"name the `{CONFIG_NAME}`",
         )
     try:

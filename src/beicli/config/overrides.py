@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from beicli.config.keys import ENGINE_SECTION, known_prefix, suggest
 from beicli.config.problems import (
+    OVERRIDE,
     UNKNOWN_KEY,
     ConfigProblem,
     KeyPath,
@@ -13,7 +14,7 @@ from beicli.config.problems import (
 )
 from beicli.config.source import ConfigSource
 from beicli.config.yaml_source import parse_yaml
-from beicli.errors import ConfigError
+from beicli.errors import ConfigError, UsageError
 
 _FORM_HINT = "write `--set key.path=value`, such as `--set trt_llm.build.max_num_tokens=4096`"
 _QUOTE_HINT = "put the value in quotes if it is text, or in `{...}` or `[...]` if it is not"
@@ -26,7 +27,7 @@ def apply_overrides(
 
     overrides: each `key.path=value`, the path in full, the value a YAML scalar or flow
     collection; nothing after the `=` means null. An override with a problem is left out.
-    Raises ConfigError when one cannot be read at all.
+    Raises UsageError when one cannot be read at all.
     """
     problems: list[ConfigProblem] = []
     for override in overrides:
@@ -43,18 +44,20 @@ def _parse(override: str) -> tuple[tuple[str, ...], object]:
     key_path, separator, text = override.partition("=")
     path = tuple(part.strip() for part in key_path.split("."))
     if not separator or not all(path):
-        raise _malformed(override, "is not of the form `key.path=value`", _FORM_HINT)
-    document = parse_yaml(text, name=f"--set {override}")
-    if document.problems:
-        raise config_error(document.problems, name=f"--set {override}")
+        raise UsageError(f"`--set {override}` is not of the form `key.path=value`", hint=_FORM_HINT)
+    try:
+        document = parse_yaml(text, name=text)
+        if document.problems:
+            raise config_error(document.problems, name=text)
+    except ConfigError as error:
+        raise UsageError(
+            f"`--set {override}` cannot be read: {error.message}", hint=error.hint or _QUOTE_HINT
+        ) from error
     if isinstance(document.value, dict | list) and not text.lstrip().startswith(("{", "[")):
-        raise _malformed(override, "holds a collection without brackets", _QUOTE_HINT)
+        raise UsageError(
+            f"`--set {override}` holds a collection without brackets", hint=_QUOTE_HINT
+        )
     return path, document.value
-
-
-def _malformed(override: str, what: str, hint: str) -> ConfigError:
-    problem = ConfigProblem(key_path="", line=None, message=f"`--set {override}` {what}", hint=hint)
-    return config_error([problem], name="--set")
 
 
 def _unknown_key(path: tuple[str, ...]) -> ConfigProblem | None:
@@ -74,6 +77,7 @@ def _unknown_key(path: tuple[str, ...]) -> ConfigProblem | None:
         message=UNKNOWN_KEY,
         hint=hint,
         is_override=True,
+        rule=OVERRIDE,
     )
 
 
@@ -83,7 +87,9 @@ def _blocked_path(source: ConfigSource, path: tuple[str, ...]) -> ConfigProblem 
     for position, name in enumerate(path):
         if not isinstance(value, dict | None):
             return source.problem(
-                path[:position], f"`--set` needs a mapping here, found {describe_type(value)}"
+                path[:position],
+                f"`--set` needs a mapping here, found {describe_type(value)}",
+                rule=OVERRIDE,
             )
         value = value.get(name) if value else None
     return None

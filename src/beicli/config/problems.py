@@ -20,12 +20,34 @@ CONFIG_SCHEMA = Rule(
     level=Level.ERROR,
     why="Truss refuses it too, and a build would not know what is meant",
 )
+DUPLICATE_KEY = Rule(
+    name="duplicate-key",
+    level=Level.ERROR,
+    why="one of the two has no effect, and which one is up to the program that reads the file",
+)
+UNUSABLE_VALUE = Rule(
+    name="unusable-value",
+    level=Level.ERROR,
+    why="a configuration travels as JSON, which has no such value",
+)
+OVERRIDE = Rule(
+    name="override",
+    level=Level.ERROR,
+    why="the command line asks for what no configuration can say",
+)
 UNKNOWN_CONFIG_KEY = Rule(
     name="unknown-key",
     level=Level.WARNING,
     why="nothing reads it, so whatever it was meant to change stays as it is",
 )
-RULES = (CONFIG_FILE, CONFIG_SCHEMA, UNKNOWN_CONFIG_KEY)
+RULES = (
+    CONFIG_FILE,
+    CONFIG_SCHEMA,
+    DUPLICATE_KEY,
+    UNUSABLE_VALUE,
+    OVERRIDE,
+    UNKNOWN_CONFIG_KEY,
+)
 
 _TYPE_NAMES: dict[type, str] = {
     bool: "true or false",

@@ -15,6 +15,7 @@ from beicli.config.choices import (
     CheckpointSource,
     InferenceStack,
 )
+from beicli.config.redaction import public_repo
 
 # One half of `namespace/name` on the Hugging Face Hub: 1 to 96 characters, both ends a word
 # character. Kept equal to `huggingface_hub.validate_repo_id`, whose import takes 0.1 s, by a test.
@@ -64,7 +65,7 @@ def refuse_renamed_base_model(base_model: BaseModel) -> BaseModel:
 
 def check_repo(repo: str, info: ValidationInfo) -> str:
     """Refuse an empty repository, and a Hugging Face id the Hub cannot have."""
-    problem = _hub_repo_id_problem(repo)
+    problem = _hub_repo_id_problem(repo, shown=public_repo(repo))
     if info.data.get("source") is CheckpointSource.HF and problem is not None:
         hint = None
         if repo.startswith((".", "/", "~")):
@@ -75,21 +76,21 @@ def check_repo(repo: str, info: ValidationInfo) -> str:
     return repo
 
 
-def _hub_repo_id_problem(repo: str) -> str | None:
+def _hub_repo_id_problem(repo: str, *, shown: str) -> str | None:
     if repo.count("/") > 1:
         return (
             "Repo id must be in the form 'repo_name' or 'namespace/repo_name':"
-            f" '{repo}'. Use `repo_type` argument if needed."
+            f" '{shown}'. Use `repo_type` argument if needed."
         )
     if not _HUB_REPO_ID.fullmatch(repo):
         return (
             "Repo id must use alphanumeric chars, '-', '_' or '.'. The name cannot start or end"
-            f" with '-' or '.' and the maximum length is 96: '{repo}'."
+            f" with '-' or '.' and the maximum length is 96: '{shown}'."
         )
     if "--" in repo or ".." in repo:
-        return f"Cannot have -- or .. in repo_id: '{repo}'."
+        return f"Cannot have -- or .. in repo_id: '{shown}'."
     if repo.endswith(".git"):
-        return f"Repo_id cannot end by '.git': '{repo}'."
+        return f"Repo_id cannot end by '.git': '{shown}'."
     return None
 
 
@@ -136,11 +137,19 @@ def parse_accelerator(value: object) -> AcceleratorSpec | None:
     if name not in set(Accelerator):
         raise RuleError(
             f"Unsupported accelerator type: `{name}`. Available types: {', '.join(Accelerator)}.",
-            hint="leave `accelerator` out to run on the CPU" if name.lower() == "cpu" else None,
+            hint=_accelerator_hint(name),
         )
     if separator and (not count.isdecimal() or int(count) <= 0):
         raise RuleError(f"Invalid count: '{count}'. Must be positive integer.")
     return AcceleratorSpec(accelerator=Accelerator(name), count=int(count or 1))
+
+
+def _accelerator_hint(name: str) -> str | None:
+    if name.lower() == "cpu":
+        return "leave `accelerator` out to run on the CPU"
+    known = {accelerator.lower(): accelerator for accelerator in Accelerator}
+    found = known.get(name.lower().replace("-", "_"))
+    return None if found is None else f"did you mean `{found}`?"
 
 
 def environment_value_as_text(value: object) -> object:

@@ -165,7 +165,11 @@ class Config:
     python_version: Annotated[str, Doc("No effect here.")] = "py313"
     model_metadata: Annotated[
         Mapping[str, Any],
-        Doc("Anything; `example_model_input` is a sample request for the default route."),
+        Doc(
+            "Anything; `example_model_input` is a sample request for the default route,"
+            " `rerank_template` the prompt of a causal reranker, as Jinja, and `rerank_label` the"
+            " label that means relevant."
+        ),
     ] = field(default_factory=dict)
     resources: Annotated[Resources, AfterValidator(_with_derived_use_gpu), Doc("The machine.")] = (
         field(default_factory=Resources)
@@ -174,7 +178,8 @@ class Config:
         Mapping[str, str | None], Doc("Names of secrets; the values stay outside, so write null.")
     ] = field(default_factory=dict)
     environment_variables: Annotated[
-        Mapping[str, EnvironmentValue], Doc("Environment of the platform's container.")
+        Mapping[str, EnvironmentValue],
+        Doc("Environment of the platform's container; the build reads `POOLING`."),
     ] = field(default_factory=dict)
     runtime: Annotated[
         Mapping[str, Any], Doc("Truss's settings for custom model code. No effect here.")

@@ -29,7 +29,7 @@ class ConfigSource:
         rule: Rule = CONFIG_SCHEMA,
     ) -> ConfigProblem:
         """A problem placed at `path`, or at the nearest enclosing key that was written."""
-        line, is_override = self._locate(path)
+        line, is_override = self.locate(path)
         return ConfigProblem(
             key_path=format_key_path(path),
             line=line,
@@ -39,10 +39,6 @@ class ConfigSource:
             rule=rule,
         )
 
-    def line_of(self, path: KeyPath) -> int | None:
-        """Line of `path`, or of the nearest enclosing key that was written; None if overridden."""
-        return self._locate(path)[0]
-
     def value_at(self, *path: str) -> object:
         """What was written at `path`; None if nothing was."""
         value: object = self.root
@@ -50,7 +46,8 @@ class ConfigSource:
             value = value.get(name) if isinstance(value, Mapping) else None
         return value
 
-    def _locate(self, path: KeyPath) -> tuple[int | None, bool]:
+    def locate(self, path: KeyPath) -> tuple[int | None, bool]:
+        """Line of `path`, or of the nearest enclosing key written, and whether `--set` wrote it."""
         for length in range(len(path), 0, -1):
             prefix = path[:length]
             if prefix in self.overridden:

@@ -280,12 +280,19 @@ def _hint(path: KeyPath, detail: ErrorDetails) -> str | None:
         case "missing" if path[-1] == "source":
             return "add `source: HF`, or `source: LOCAL` for a directory"
         case "int_type" | "float_type" if isinstance(value, str):
-            return "write the number without quotes"
+            return _number_hint(value)
         case "string_type" if isinstance(value, bool | int | float):
             return "put the value in quotes"
         case "enum" | "literal_error" if isinstance(value, str):
             return _similar_choice(path, value)
     return None
+
+
+def _number_hint(text: str) -> str:
+    """Say how to write what YAML took for text: in quotes, or in a form it has no numbers in."""
+    if text.strip().removeprefix("-").isdecimal():
+        return "write the number without quotes"
+    return "write it in digits, such as `8192`"
 
 
 def _similar_choice(path: KeyPath, value: str) -> str | None:

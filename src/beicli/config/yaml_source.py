@@ -12,6 +12,8 @@ import yaml
 
 from beicli.config.problems import (
     CONFIG_FILE,
+    DUPLICATE_KEY,
+    UNUSABLE_VALUE,
     ConfigProblem,
     KeyPath,
     config_error,
@@ -87,9 +89,7 @@ class _Reader:
         return YamlDocument(value=value, lines=self._lines, problems=tuple(self._problems.values()))
 
     def _value(self, node: yaml.Node, path: KeyPath) -> object:
-        self._num_values += 1
-        if self._num_values > MAX_VALUES:
-            raise self._failure(f"unfolds to more than {MAX_VALUES} values", _line(node))
+        self._count(node)
         if len(path) > MAX_DEPTH:
             raise self._failure(f"is nested more than {MAX_DEPTH} deep", _line(node))
         self._lines.setdefault(path, _line(node))
@@ -103,6 +103,12 @@ class _Reader:
             return self._plain(node, path)
         tag = node.tag.replace(_TAG, "!!")
         raise self._value_failure(node, path, f"the YAML tag `{tag}` has no meaning here")
+
+    def _count(self, node: yaml.Node) -> None:
+        """Take one more value into account: aliases and merges make many of few."""
+        self._num_values += 1
+        if self._num_values > MAX_VALUES:
+            raise self._failure(f"unfolds to more than {MAX_VALUES:,} values", _line(node))
 
     def _mapping(self, node: yaml.MappingNode, path: KeyPath) -> dict[str, object]:
         values: dict[str, object] = {}
@@ -132,6 +138,7 @@ class _Reader:
             for member in members:
                 if not isinstance(member, yaml.MappingNode):
                     raise self._value_failure(node, path, "`<<` can only merge mappings")
+                self._count(member)
                 yield member
 
     def _note_duplicate(self, node: yaml.Node, path: KeyPath, first_line: int) -> None:
@@ -140,6 +147,7 @@ class _Reader:
             line=_line(node),
             message=f"duplicate key, first on line {first_line}",
             hint="keep one of the two",
+            rule=DUPLICATE_KEY,
         )
         self._problems.setdefault(node, problem)
 
@@ -188,7 +196,9 @@ class _Reader:
         return config_error([problem], name=self._name)
 
     def _value_failure(self, node: yaml.Node, path: KeyPath, message: str) -> ConfigError:
-        problem = ConfigProblem(key_path=format_key_path(path), line=_line(node), message=message)
+        problem = ConfigProblem(
+            key_path=format_key_path(path), line=_line(node), message=message, rule=UNUSABLE_VALUE
+        )
         return config_error([problem], name=self._name)
 
 

@@ -9,6 +9,8 @@ from beicli.errors import CheckpointError
 
 T = TypeVar("T", int, str, bool)
 
+_MAX_COUNT = 2**31
+
 
 class CheckpointFile:
     """One JSON object of a checkpoint, with its name for the complaints."""
@@ -21,7 +23,7 @@ class CheckpointFile:
     def read(cls, directory: Path, name: str) -> "CheckpointFile":
         """Read a file that must exist and hold a JSON object."""
         path = directory / name
-        if not path.is_file():
+        if not is_file(path):
             raise CheckpointError(
                 f"the checkpoint has no `{name}` (expected at `{path}`)",
                 hint="a checkpoint is a folder as `save_pretrained` writes it, files at its root",
@@ -34,7 +36,7 @@ class CheckpointFile:
     @classmethod
     def read_optional(cls, directory: Path, name: str) -> "CheckpointFile":
         """Read a file that may be missing; a missing one holds nothing."""
-        return cls.read(directory, name) if (directory / name).is_file() else cls(name, {})
+        return cls.read(directory, name) if is_file(directory / name) else cls(name, {})
 
     def get(self, key: str, kind: type[T], default: T) -> T:
         """Return the value of `key`, `default` when absent or null; wrong types are refused."""
@@ -55,7 +57,17 @@ class CheckpointFile:
             raise CheckpointError(
                 f"`{key}` in `{self.name}` is {self.values.get(key)!r}, wanted a positive integer"
             )
+        if value > _MAX_COUNT:
+            raise CheckpointError(f"`{key}` in `{self.name}` is larger than any model's")
         return value
+
+
+def is_file(path: Path) -> bool:
+    """Whether a file of a checkpoint is there; raises CheckpointError if that cannot be told."""
+    try:
+        return path.is_file()
+    except OSError as error:
+        raise CheckpointError(f"`{path}` cannot be read: {error.strerror}") from error
 
 
 def read_json(path: Path) -> Any:

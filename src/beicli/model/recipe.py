@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from beicli.errors import CheckpointError, ConfigError, UnsupportedModelError
-from beicli.model.files import CheckpointFile, read_json
+from beicli.model.files import CheckpointFile, is_file, read_json
 from beicli.model.spec import Activation, DenseModule, Pooling
 
 # As `1_Pooling/config.json` has named the modes: flags until version 5, one key since.
@@ -29,7 +29,10 @@ _SPARSE_MODULES = ({"Transformer", "MLMTransformer"}, {"SpladePooling"})
 _SPARSE_ONLY = frozenset({"MLMTransformer", "SpladePooling"})
 # sentence-transformers' own classes; a checkpoint may also bring classes of its own.
 _MODULE_PREFIX = "sentence_transformers."
-_OVERRIDE_HINT = "pass `--pooling cls|mean|last_token` if you know how the model was trained"
+_OVERRIDE_HINT = (
+    "if you know how the model was trained, write `environment_variables: {POOLING: mean}` (or cls,"
+    " or last_token), or build with `--pooling`"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +142,7 @@ def _read_sparse_recipe(
 
 def _check_splade_pooling(directory: Path, folder: str) -> None:
     name = f"{folder}/config.json"
-    if not (directory / name).is_file():
+    if not is_file(directory / name):
         raise CheckpointError(
             f"sparse embedding checkpoint is missing `{name}` (expected at `{directory / name}`)",
             hint="pass `--pooling splade` if the model was trained with max pooling and ReLU",
@@ -167,7 +170,7 @@ def _check_order(kinds: list[str]) -> None:
 
 def _read_pooling(directory: Path, folder: str) -> Pooling:
     name = f"{folder}/config.json"
-    if not (directory / name).is_file():
+    if not is_file(directory / name):
         raise CheckpointError(
             f"embedding checkpoint is missing `{name}` (expected at `{directory / name}`)",
             hint=_OVERRIDE_HINT,

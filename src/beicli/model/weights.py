@@ -10,8 +10,10 @@ import struct
 from collections.abc import Collection
 from pathlib import Path
 
+import orjson
+
 from beicli.errors import CheckpointError
-from beicli.model.files import read_json
+from beicli.model.files import is_file, read_json
 
 WEIGHTS_NAME = "model.safetensors"
 INDEX_NAME = "model.safetensors.index.json"
@@ -20,6 +22,18 @@ TOKENIZER_NAME = "tokenizer.json"
 _PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".h5")
 # Headers of the largest models are a few megabytes; the format allows 100.
 _MAX_HEADER_BYTES = 100_000_000
+_MAX_DIMENSION = 2**40
+# What reading a header can raise that holds any JSON, or none.
+_HEADER_TROUBLE = (
+    OSError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
+    struct.error,
+)
 
 
 def list_files(directory: Path) -> frozenset[str]:
@@ -45,31 +59,61 @@ def check_weights(directory: Path, names: Collection[str]) -> tuple[str, ...]:
 
 
 def check_tokenizer(directory: Path, names: Collection[str]) -> None:
-    """Raise CheckpointError if there is no fast tokenizer."""
+    """Raise CheckpointError if there is no fast tokenizer, or a file that holds something else."""
+    path = directory / TOKENIZER_NAME
+    hint = (
+        "only fast tokenizers are served: write one with "
+        "`AutoTokenizer.from_pretrained(PATH, use_fast=True).save_pretrained(PATH)`"
+    )
     if TOKENIZER_NAME not in names:
         raise CheckpointError(
-            f"the checkpoint has no `{TOKENIZER_NAME}` (expected at "
-            f"`{directory / TOKENIZER_NAME}`)",
-            hint="only fast tokenizers are served: write one with "
-            "`AutoTokenizer.from_pretrained(PATH, use_fast=True).save_pretrained(PATH)`",
+            f"the checkpoint has no `{TOKENIZER_NAME}` (expected at `{path}`)", hint=hint
         )
+    # Of a checkpoint far away it may be too large to fetch just for a look.
+    if not is_file(path):
+        return
+    try:
+        values = orjson.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"`{path}` cannot be read as JSON: {error}", hint=hint) from error
+    if not isinstance(values, dict) or not isinstance(values.get("model"), dict):
+        raise CheckpointError(f"`{path}` describes no tokenizer: it has no `model`", hint=hint)
 
 
-def count_parameters(path: Path) -> int:
-    """Count the numbers in a safetensors file from its header; raises CheckpointError."""
+def count_parameters(path: Path, *, size_bytes: int) -> int:
+    """Count the numbers in a safetensors file from its header.
+
+    path: a file that holds at least the header. size_bytes: of the whole file.
+    Raises CheckpointError if it is no such file, or not all of one.
+    """
     try:
         with path.open("rb") as file:
-            (size,) = struct.unpack("<Q", file.read(8))
-            if size > _MAX_HEADER_BYTES:
+            (length,) = struct.unpack("<Q", file.read(8))
+            if length > _MAX_HEADER_BYTES:
                 raise CheckpointError(f"`{path}` is no safetensors file: its header is too long")
-            header = json.loads(file.read(size))
-        shapes = [entry["shape"] for name, entry in header.items() if name != "__metadata__"]
-        return sum(math.prod(shape) for shape in shapes)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
+            header = json.loads(file.read(length))
+        tensors = [entry for name, entry in header.items() if name != "__metadata__"]
+        num_parameters = sum(_num_numbers(entry["shape"]) for entry in tensors)
+        end = 8 + length + max((entry["data_offsets"][1] for entry in tensors), default=0)
+    except _HEADER_TROUBLE as error:
         raise CheckpointError(
             f"`{path}` is no safetensors file: its header cannot be read",
             hint="fetch the checkpoint again",
         ) from error
+    if end != size_bytes:
+        raise CheckpointError(
+            f"`{path}` is not whole: it has {size_bytes:,} bytes, and its header describes {end:,}",
+            hint="fetch the checkpoint again",
+        )
+    if not num_parameters:
+        raise CheckpointError(f"`{path}` holds no numbers", hint="fetch the checkpoint again")
+    return num_parameters
+
+
+def _num_numbers(shape: list[int]) -> int:
+    if not all(type(size) is int and 0 <= size < _MAX_DIMENSION for size in shape):
+        raise ValueError("a shape is a list of counts")
+    return math.prod(shape)
 
 
 def _check_shards(index: Path, names: Collection[str]) -> tuple[str, ...]:

@@ -220,10 +220,12 @@ class BatchScheduler:
             self._run_batch(entries[middle:])
             return
         logger.error("forward pass failed for one sequence", exc_info=error)
-        entries[0].request.error = EngineError(
+        failure = EngineError(
             f"the engine could not compute input {entries[0].row}: {type(error).__name__}",
             hint="the server's log has the details",
         )
+        failure.__cause__ = error
+        entries[0].request.error = failure
 
     def _finish(self, entries: _Entries, started_at: float, finished_at: float) -> None:
         """On the event loop: account for a finished batch and wake whoever is complete."""

@@ -48,7 +48,8 @@ class ArchiveLimits:
 class Unpacked:
     """What an archive held.
 
-    kept: size and sha256 by name, relative to the checkpoint's root. sizes: bytes of every file.
+    kept: size and sha256 by name, relative to the checkpoint's root. sizes: bytes of every file
+    whose name can be shown.
     """
 
     root: Path
@@ -86,7 +87,9 @@ def unpack(archive: Path, directory: Path, *, limits: ArchiveLimits, place: str)
     return Unpacked(
         root=directory / top,
         kept={name.removeprefix(top): value for name, value in kept.items()},
-        sizes={name.removeprefix(top): value for name, value in sizes.items()},
+        sizes={
+            name.removeprefix(top): value for name, value in sizes.items() if name.isprintable()
+        },
     )
 
 

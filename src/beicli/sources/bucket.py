@@ -6,7 +6,7 @@ What is the same for every store; `s3.py`, `gcs.py` and `azure.py` open theirs.
 import hashlib
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Protocol
@@ -35,8 +35,8 @@ class Bucket(Protocol):
     def list_files(self) -> list[RemoteFile]:
         """Return every file below the folder."""
 
-    def read(self, file: RemoteFile, start: int, end: int) -> bytes:
-        """Return the bytes from `start` up to but without `end`."""
+    def read(self, file: RemoteFile, start: int, end: int) -> Future[bytes]:
+        """Begin to read the bytes from `start` up to but without `end`; it can be cancelled."""
 
     def checksum(self, file: RemoteFile) -> Checksum | None:
         """Return the strongest checksum the store gives of the file's content."""
@@ -52,40 +52,47 @@ def fetch_from_bucket(bucket: Bucket, place: CachePlace, *, pin: str | None) -> 
     """
     with _explaining(bucket, place):
         files, revision = _list(bucket, place, pin)
+        entry = place.find(revision)
+        if entry is not None:
+            return entry
         with place.locked():
-            entry = place.find(revision)
-            if entry is not None:
-                return entry
-            staging = place.staging(revision)
-            wanted = [file for file in files if is_wanted(file.name)]
-            _check_space(staging, wanted)
-            kept = {file.name: _download(bucket, file, staging / "files") for file in wanted}
-            _check_unchanged(bucket, place, revision)
-            sizes = {file.name: file.size_bytes for file in files}
-            contents = Contents(resolved_revision=revision, kept=kept, sizes=sizes)
-            return place.publish(revision, contents)
+            return place.find(revision) or _fetch(bucket, place, files, revision)
 
 
 def look_into_bucket(bucket: Bucket, place: CachePlace, *, pin: str | None) -> Entry:
     """Return a copy of the small files, and of the headers of the weights."""
     with _explaining(bucket, place):
         files, revision = _list(bucket, place, pin)
+        entry = place.find_metadata(revision)
+        if entry is not None:
+            return entry
         with place.locked():
-            entry = place.find_metadata(revision)
-            if entry is not None:
-                return entry
-            staging = place.staging(revision, metadata=True)
-            small = small_files(files)
-            kept = {file.name: _download(bucket, file, staging / "files") for file in small}
-            weights = [f for f in files if is_wanted(f.name) and is_weights(f.name)]
-            headers = [f.name for f in weights if _fetch_header(bucket, f, staging / "headers")]
-            contents = Contents(
-                resolved_revision=revision,
-                kept=kept,
-                sizes={file.name: file.size_bytes for file in files},
-                headers=tuple(headers),
-            )
-            return place.publish(revision, contents, metadata=True)
+            return place.find_metadata(revision) or _look(bucket, place, files, revision)
+
+
+def _fetch(bucket: Bucket, place: CachePlace, files: list[RemoteFile], revision: str) -> Entry:
+    staging = place.staging(revision)
+    wanted = [file for file in files if is_wanted(file.name)]
+    _check_space(staging, wanted)
+    kept = {file.name: _download(bucket, file, staging / "files") for file in wanted}
+    _check_unchanged(bucket, place, revision)
+    sizes = {file.name: file.size_bytes for file in files}
+    contents = Contents(resolved_revision=revision, kept=kept, sizes=sizes)
+    return place.publish(staging, revision, contents)
+
+
+def _look(bucket: Bucket, place: CachePlace, files: list[RemoteFile], revision: str) -> Entry:
+    staging = place.staging(revision, metadata=True)
+    kept = {file.name: _download(bucket, file, staging / "files") for file in small_files(files)}
+    weights = [file for file in files if is_wanted(file.name) and is_weights(file.name)]
+    headers = [file.name for file in weights if _fetch_header(bucket, file, staging / "headers")]
+    contents = Contents(
+        resolved_revision=revision,
+        kept=kept,
+        sizes={file.name: file.size_bytes for file in files},
+        headers=tuple(headers),
+    )
+    return place.publish(staging, revision, contents)
 
 
 def identity_of(files: list[RemoteFile]) -> str:
@@ -146,6 +153,9 @@ def _download(bucket: Bucket, file: RemoteFile, directory: Path) -> tuple[int, s
     path = directory / file.name
     checksum = bucket.checksum(file)
     path.parent.mkdir(parents=True, exist_ok=True)
+    if checksum is None:
+        # Nothing would show that what an earlier fetch left is not what it wrote.
+        path.unlink(missing_ok=True)
     is_resumed = path.exists() and path.stat().st_size > 0
     digest = _fill(bucket, file, path, Digest(checksum))
     if digest is None and is_resumed:
@@ -183,38 +193,38 @@ def _hash(file: BinaryIO, digest: Digest) -> None:
 def _pieces(bucket: Bucket, file: RemoteFile, start: int) -> Iterator[bytes]:
     """Read a file from `start` on, a few pieces ahead, in order."""
     starts = iter(range(start, file.size_bytes, _PIECE_BYTES))
-    ahead: deque[Future[bytes]] = deque()
-
-    def read(start: int) -> bytes:
-        end = min(start + _PIECE_BYTES, file.size_bytes)
-        piece = bucket.read(file, start, end)
-        if len(piece) != end - start:
-            raise CheckpointError(
-                f"`{file.name}` is not {file.size_bytes:,} bytes long, as the store said",
-                hint="run again when whoever writes there is done",
-            )
-        return piece
-
-    with ThreadPoolExecutor(_NUM_PIECES_AHEAD, thread_name_prefix="bei-fetch") as executor:
-        try:
-            while True:
-                while len(ahead) < _NUM_PIECES_AHEAD and (at := next(starts, None)) is not None:
-                    ahead.append(executor.submit(read, at))
-                if not ahead:
-                    return
-                yield ahead.popleft().result()
-        finally:
-            executor.shutdown(wait=True, cancel_futures=True)
+    ahead: deque[tuple[int, Future[bytes]]] = deque()
+    try:
+        while True:
+            while len(ahead) < _NUM_PIECES_AHEAD and (at := next(starts, None)) is not None:
+                end = min(at + _PIECE_BYTES, file.size_bytes)
+                ahead.append((end - at, bucket.read(file, at, end)))
+            if not ahead:
+                return
+            # Stays in the queue until it is here, so that it is called off with the others.
+            length, reading = ahead[0]
+            piece = reading.result()
+            ahead.popleft()
+            if len(piece) != length:
+                raise CheckpointError(
+                    f"`{file.name}` is not {file.size_bytes:,} bytes long, as the store said",
+                    hint="run again when whoever writes there is done",
+                )
+            yield piece
+    finally:
+        # An error, or a keyboard interrupt, must not wait for a store that is silent.
+        for _, reading in ahead:
+            reading.cancel()
 
 
 def _fetch_header(bucket: Bucket, file: RemoteFile, directory: Path) -> bool:
     """Keep the header of a safetensors file; False if it is no such file."""
-    prefix = bucket.read(file, 0, min(HEADER_PREFIX_BYTES, file.size_bytes))
+    prefix = bucket.read(file, 0, min(HEADER_PREFIX_BYTES, file.size_bytes)).result()
     length = header_length(prefix)
     if length is None or length > file.size_bytes:
         return False
     if length > len(prefix):
-        prefix += bucket.read(file, len(prefix), length)
+        prefix += bucket.read(file, len(prefix), length).result()
     path = directory / file.name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(prefix[:length])

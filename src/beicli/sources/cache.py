@@ -13,6 +13,7 @@ import errno
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import re
 import shutil
@@ -27,6 +28,7 @@ from beicli.errors import CheckpointError, CheckpointUnavailableError
 from beicli.sources.fetched import Checkpoint, CheckpointFiles
 from beicli.sources.redaction import public_repo
 
+_logger = logging.getLogger(__name__)
 _ENTRY_NAME = "entry.json"
 _FORMAT = 1
 
@@ -96,16 +98,26 @@ class CachePlace:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold this place; whoever comes second waits, and then finds the first one's copy."""
+        """Hold this place; whoever comes second waits, and then finds the first one's copy.
+
+        So look for a copy before, and once more inside.
+        """
         with _explained(self.directory):
             self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
             lock = os.open(self.directory / ".lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         try:
             with _explained(self.directory):
-                fcntl.flock(lock, fcntl.LOCK_EX)
+                self._wait_for(lock)
             yield
         finally:
             os.close(lock)
+
+    def _wait_for(self, lock: int) -> None:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            _logger.warning("another process is fetching `%s`; waiting until it is done", self.repo)
+            fcntl.flock(lock, fcntl.LOCK_EX)
 
     def find(self, key: str) -> Entry | None:
         """Return the complete copy of this key, None if there is none or it was damaged."""
@@ -137,15 +149,22 @@ class CachePlace:
             (staging / "files").mkdir(parents=True, exist_ok=True)
         return staging
 
-    def publish(self, key: str, contents: Contents, *, metadata: bool = False) -> Entry:
-        """Rename what was staged for this key into place, and remove what others left."""
-        staging = self.staging(key, metadata=metadata)
+    def publish(self, staging: Path, key: str, contents: Contents) -> Entry:
+        """Rename what was staged into place as this key, and remove what others left.
+
+        There must be no sound copy of the key: what is published is never changed.
+        """
+        metadata = staging.name.endswith(".metadata.partial")
         target = self.directory / (f"{key}.metadata" if metadata else key)
         with _explained(self.directory):
             (staging / _ENTRY_NAME).write_text(_dump(self.repo, contents), encoding="utf-8")
+            # A name must not outlive its content when the power fails.
+            for path in (*staging.rglob("*"), staging):
+                _write_through(path)
             # One that is damaged; a sound one would have been found.
             shutil.rmtree(target, ignore_errors=True)
             staging.rename(target)
+            _write_through(self.directory)
         # The small files must not cost the half of the large ones that is already here.
         for path in [] if metadata else self.directory.glob("*.partial"):
             shutil.rmtree(path, ignore_errors=True)
@@ -208,6 +227,15 @@ def _used_at(directory: Path) -> float:
         return 0.0
 
 
+def _write_through(path: Path) -> None:
+    """Have the disk keep what was written so far to a file, or the names in a folder."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def _load(directory: Path) -> Entry | None:
     """Read an entry and see that its files are there in full; note that it was used."""
     try:
@@ -215,6 +243,8 @@ def _load(directory: Path) -> Entry | None:
         for name, (size_bytes, _) in contents.kept.items():
             if (directory / "files" / name).stat().st_size != size_bytes:
                 return None
+        if not all((directory / "headers" / name).is_file() for name in contents.headers):
+            return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     # A cache that is only read keeps no order.

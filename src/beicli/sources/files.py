@@ -8,7 +8,7 @@ import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from beicli.errors import CheckpointError
 
@@ -21,6 +21,7 @@ _WEIGHTS_SUFFIX = ".safetensors"
 # The largest tokenizers have 40 MB; a larger text is no tokenizer and no configuration.
 _MAX_SMALL_FILE_BYTES = 256 * 2**20
 _MAX_NAME_BYTES = 1024
+_MAX_PART_BYTES = 255
 # The format's own limit.
 _MAX_HEADER_BYTES = 100_000_000
 HEADER_PREFIX_BYTES = 100_000
@@ -55,6 +56,15 @@ def is_weights(name: str) -> bool:
     return name.endswith(_WEIGHTS_SUFFIX)
 
 
+def sizes_below(path: Path) -> dict[str, int]:
+    """Return the bytes of every file below a folder, by name relative to it."""
+    return {
+        file.relative_to(path).as_posix(): file.stat().st_size
+        for file in path.rglob("*")
+        if file.is_file()
+    }
+
+
 def small_files(files: Iterable[RemoteFile]) -> list[RemoteFile]:
     """Return the files that say what a checkpoint is, without its weights."""
     return [
@@ -69,15 +79,16 @@ def small_files(files: Iterable[RemoteFile]) -> list[RemoteFile]:
 def check_name(name: str, *, where: str) -> str:
     """Return the plain form of a file's name; raises CheckpointError if it leads elsewhere.
 
-    where: what the name was found in, for the message.
+    One that a build reads must be fit to be written and shown too. where: what the name was found
+    in, for the message.
     """
     path = PurePosixPath(name)
     is_unsafe = (
         path.is_absolute()
         or ".." in path.parts
         or "\\" in name
-        or not name.isprintable()
         or not path.parts
+        or (is_readable_kind(name) and not _is_writable(path))
         or len(name.encode(errors="replace")) > _MAX_NAME_BYTES
     )
     if is_unsafe:
@@ -86,6 +97,11 @@ def check_name(name: str, *, where: str) -> str:
             hint="nothing of it was kept; pack the checkpoint again from a source you trust",
         )
     return path.as_posix()
+
+
+def _is_writable(path: PurePosixPath) -> bool:
+    lengths = [len(part.encode(errors="replace")) for part in path.parts]
+    return str(path).isprintable() and max(lengths) <= _MAX_PART_BYTES
 
 
 def header_length(prefix: bytes) -> int | None:

@@ -5,31 +5,38 @@ Nothing here shows an address: queries and passwords in it are credentials.
 
 import base64
 import json
-import re
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from email.message import Message
-from http.client import HTTPException, HTTPResponse
+from http.client import HTTPException, HTTPResponse, InvalidURL
 from pathlib import Path
-from typing import IO, Any
-from urllib.parse import unquote, urlsplit, urlunsplit
+from typing import IO
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from beicli import __version__
+from beicli.config.redaction import public_repo
 from beicli.errors import CheckpointError, CheckpointUnavailableError
 from beicli.sources.cache import check_free_space
-from beicli.sources.checksum import Checksum, Digest, strongest
-from beicli.sources.redaction import public_repo
+from beicli.sources.checksum import Checksum, Digest
+from beicli.sources.http_answer import (
+    PARTIAL,
+    RemoteState,
+    promised_checksum,
+    range_start,
+    state_in,
+)
 
 MAX_BYTES = 256 * 2**30
 _READ_BYTES = 2**20
-_TIMEOUT_S = 30
+_TIMEOUT_S = 20
 _MAX_FAILURES = 5
 _RETRIED = frozenset({408, 429, 500, 502, 503, 504})
-_OK, _PARTIAL, _NOT_SATISFIABLE = 200, 206, 416
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
+_OK, _NOT_SATISFIABLE = 200, 416
+# Everything that has a meaning in an address, and what is encoded already.
+_KEPT_CHARACTERS = "!#$%&'()*+,/:;=?@[]~"
 
 
 class _Broken(Exception):  # noqa: N818 - no failure yet: it is tried again
@@ -38,28 +45,6 @@ class _Broken(Exception):  # noqa: N818 - no failure yet: it is tried again
     def __init__(self, what: str) -> None:
         super().__init__(what)
         self.what = what
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RemoteState:
-    """What a server says of a file, without its content.
-
-    etag, last_modified: as in the headers, empty if absent. size_bytes: None if not said.
-    """
-
-    etag: str = ""
-    last_modified: str = ""
-    size_bytes: int | None = None
-
-    @property
-    def validator(self) -> str:
-        """What `If-Range` accepts, empty if there is nothing; a weak ETag promises too little."""
-        return self.etag if self.etag.startswith('"') else self.last_modified
-
-    @property
-    def is_known(self) -> bool:
-        """Whether another content would show."""
-        return bool(self.etag or self.last_modified)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +60,10 @@ class Download:
 
     def __init__(self, url: str) -> None:
         self.shown = public_repo(url)
-        self._url, self._authorization = _split_user(url)
+        try:
+            self._url, self._authorization = _split_user(url)
+        except (ValueError, UnicodeError):
+            raise self._bad_address() from None
         self._opener = urllib.request.build_opener(_Redirects())
         self._backoff_s = 0.2
 
@@ -86,7 +74,7 @@ class Download:
             try:
                 # Not HEAD: a presigned address is signed for GET only.
                 with self._open({"Range": "bytes=0-0"}) as response:
-                    return _state(response)
+                    return state_in(response)
             except _Broken as broken:
                 failures += 1
                 self._wait(failures, broken)
@@ -96,14 +84,16 @@ class Download:
         note = path.with_suffix(".json")
         checksum = _resume(path, note, state)
         failures = 0
+        highest_offset = path.stat().st_size if path.exists() else 0
         while True:
-            size_before = path.stat().st_size if path.exists() else 0
             try:
                 checksum = self._transfer(path, state, note) or checksum
                 return self._verify(path, state, checksum)
             except _Broken as broken:
-                has_moved = path.exists() and path.stat().st_size > size_before
-                failures = 1 if has_moved else failures + 1
+                offset = path.stat().st_size if path.exists() else 0
+                # A server that begins anew each time gets no further by breaking off later.
+                failures = 1 if offset > highest_offset else failures + 1
+                highest_offset = max(highest_offset, offset)
                 self._wait(failures, broken)
 
     def _transfer(self, path: Path, state: RemoteState, note: Path) -> Checksum | None:
@@ -113,20 +103,20 @@ class Download:
             return None
         headers = {"Range": f"bytes={offset}-", "If-Range": state.validator} if offset else {}
         with self._open(headers) as response:
-            found = _state(response)
-            if state.is_known and found != state:
+            found = state_in(response)
+            if state.contradicts(found):
                 raise CheckpointError(
                     f"`{self.shown}` was changed while it was fetched", hint="run again"
                 )
-            if response.status != _PARTIAL:
+            if response.status != PARTIAL:
                 offset = 0
-            elif _range_start(response) != offset:
+            elif range_start(response) != offset:
                 raise CheckpointError(
                     f"`{self.shown}` could not be fetched: the server sent another part of the"
                     " file than the one asked for"
                 )
             check_free_space(path.parent, (found.size_bytes or 0) - offset)
-            checksum = _promised(response.headers, is_whole=response.status == _OK)
+            checksum = promised_checksum(response.headers, is_whole=response.status == _OK)
             if checksum is not None:
                 note.write_text(_dump(state, checksum), encoding="utf-8")
             with path.open("r+b" if offset else "wb") as output:
@@ -177,10 +167,19 @@ class Download:
         except urllib.error.HTTPError as error:
             with error:
                 raise self._refused(error) from None
+        except (InvalidURL, ValueError, OverflowError):
+            raise self._bad_address() from None
         except (OSError, HTTPException) as error:
             reason = getattr(error, "reason", error)
             raise _Broken(f"the server cannot be reached ({type(reason).__name__})") from None
         return response
+
+    def _bad_address(self) -> CheckpointError:
+        return CheckpointError(
+            f"`{self.shown}` is no address that can be asked: its host, its port or a character in"
+            " it is not allowed",
+            hint="check the address in `repo`",
+        )
 
     def _refused(self, error: urllib.error.HTTPError) -> Exception:
         status = error.code
@@ -230,62 +229,25 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
 
 
 def _split_user(url: str) -> tuple[str, str | None]:
-    """Return the address without user and password, and the header that stands for them."""
+    """Return the address without user and password, and the header that stands for them.
+
+    What only looks well in an address is spelled as it is sent. Raises ValueError if it is none.
+    """
     parts = urlsplit(url)
     user, separator, host = parts.netloc.rpartition("@")
-    plain = urlunsplit((parts.scheme, host, parts.path, parts.query, ""))
+    if not host.isascii():
+        port = "" if parts.port is None else f":{parts.port}"
+        host = f"{(parts.hostname or '').encode('idna').decode()}{port}"
+    path, query = (quote(part, safe=_KEPT_CHARACTERS) for part in (parts.path, parts.query))
+    plain = urlunsplit((parts.scheme, host, path, query, ""))
+    # One that is no number, or out of range, raises when it is looked at.
+    if parts.port == 0:
+        raise ValueError("no port")
     if not separator:
         return plain, None
     name, _, password = user.partition(":")
     pair = f"{unquote(name)}:{unquote(password)}"
     return plain, f"Basic {base64.b64encode(pair.encode()).decode()}"
-
-
-def _state(response: HTTPResponse) -> RemoteState:
-    size: int | None = None
-    if response.status == _PARTIAL:
-        found = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", "").strip())
-        size = int(found[3]) if found else None
-    else:
-        length = response.headers.get("Content-Length", "")
-        size = int(length) if length.isdigit() else None
-    return RemoteState(
-        etag=response.headers.get("ETag", "").strip(),
-        last_modified=response.headers.get("Last-Modified", "").strip(),
-        size_bytes=size,
-    )
-
-
-def _range_start(response: HTTPResponse) -> int | None:
-    found = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", "").strip())
-    return int(found[1]) if found else None
-
-
-def _promised(headers: Message, *, is_whole: bool) -> Checksum | None:
-    """Read the checksum of the whole file from an answer, in the forms that servers use."""
-    # `Digest: sha-256=…` (RFC 3230), `Repr-Digest: sha-256=:…:` (RFC 9530), `x-goog-hash: md5=…`
-    listed = {"sha-256": "sha256", "sha-512": "sha512", "md5": "md5", "crc32c": "crc32c"}
-    found: list[Checksum | None] = []
-    for name in ("Repr-Digest", "Digest", "x-goog-hash"):
-        for item in _all(headers, name):
-            kind, _, value = item.strip().partition("=")
-            algorithm: Any = listed.get(kind.lower())
-            if algorithm:
-                found.append(Checksum.from_base64(algorithm, value.strip(":")))
-    found.append(Checksum.from_base64("sha256", headers.get("x-amz-checksum-sha256")))
-    found.append(Checksum.from_base64("md5", headers.get("x-ms-blob-content-md5")))
-    if is_whole:
-        # Of the body, so of a part where a part was asked for.
-        found.append(Checksum.from_base64("md5", headers.get("Content-MD5")))
-    is_plain = headers.get("x-amz-server-side-encryption", "AES256") == "AES256"
-    is_s3 = "x-amz-request-id" in headers
-    if is_s3 and is_plain and "x-amz-server-side-encryption-customer-algorithm" not in headers:
-        found.append(Checksum.from_md5_etag(headers.get("ETag")))
-    return strongest(found)
-
-
-def _all(headers: Any, name: str) -> list[str]:
-    return [item for value in headers.get_all(name, []) for item in value.split(",")]
 
 
 def _resume(path: Path, note: Path, state: RemoteState) -> Checksum | None:

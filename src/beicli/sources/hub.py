@@ -16,11 +16,31 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.hf_api import RepoFile
 
+from beicli.config.redaction import public_repo
 from beicli.config.schema import CheckpointRepository
-from beicli.errors import CheckpointError, CheckpointUnavailableError
+from beicli.errors import CheckpointError, CheckpointUnavailableError, ConfigError
 from beicli.sources.fetched import Checkpoint, CheckpointFiles
-from beicli.sources.files import ALLOW_PATTERNS, IGNORE_PATTERNS, SMALL_PATTERNS, is_weights
+from beicli.sources.files import (
+    ALLOW_PATTERNS,
+    IGNORE_PATTERNS,
+    SMALL_PATTERNS,
+    is_weights,
+    sizes_below,
+)
+from beicli.sources.hub_cache import not_in_cache
 from beicli.sources.secrets import find_secret
+
+# What the client and its transfer library raise, and what answers of another shape make of it.
+_RAISED = (
+    httpx2.HTTPError,
+    OSError,
+    RuntimeError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+)
 
 
 def fetch_from_hub(repository: CheckpointRepository, *, offline: bool) -> Checkpoint:
@@ -35,7 +55,7 @@ def look_into_hub(repository: CheckpointRepository, *, offline: bool) -> Checkpo
     path = _snapshot(repository, SMALL_PATTERNS, offline=offline)
     sizes = None if offline else _sizes_there(repository, path.name)
     if sizes is None:
-        sizes = _sizes_here(path)
+        sizes = sizes_below(path)
         if not any(map(is_weights, sizes)):
             # Looked into once, never fetched; what is missing here says nothing about the hub.
             raise _no_weights_here(repository)
@@ -43,21 +63,22 @@ def look_into_hub(repository: CheckpointRepository, *, offline: bool) -> Checkpo
 
 
 def _snapshot(repository: CheckpointRepository, patterns: list[str], *, offline: bool) -> Path:
+    token = _token(repository.runtime_secret_name)
     try:
         path = snapshot_download(
             repository.repo,
             revision=repository.revision,
-            token=_token(repository.runtime_secret_name),
+            token=token,
             local_files_only=offline,
             allow_patterns=patterns,
             ignore_patterns=IGNORE_PATTERNS,
         )
     except HFValidationError as error:
         raise CheckpointError(
-            f"`{repository.repo}` is not the name of a hub repository",
+            f"`{public_repo(repository.repo)}` is not the name of a hub repository",
             hint="write `organisation/name`; for a folder on this disk set `source: LOCAL`",
         ) from error
-    except (httpx2.HTTPError, OSError) as error:
+    except _RAISED as error:
         raise _explain(error, repository, offline=offline) from error
     return Path(path)
 
@@ -67,20 +88,12 @@ def _sizes_there(repository: CheckpointRepository, commit: str) -> dict[str, int
     api = HfApi(token=_token(repository.runtime_secret_name))
     try:
         entries = list(api.list_repo_tree(repository.repo, recursive=True, revision=commit))
-    except (httpx2.HTTPError, OSError) as error:
+    except _RAISED as error:
         explained = _explain(error, repository, offline=False)
         if isinstance(explained, CheckpointUnavailableError):
             return None
         raise explained from error
     return {entry.path: entry.size for entry in entries if isinstance(entry, RepoFile)}
-
-
-def _sizes_here(path: Path) -> dict[str, int]:
-    return {
-        file.relative_to(path).as_posix(): file.stat().st_size
-        for file in path.rglob("*")
-        if file.is_file()
-    }
 
 
 def _no_weights_here(repository: CheckpointRepository) -> CheckpointUnavailableError:
@@ -103,19 +116,16 @@ def _explain(
         )
     if isinstance(error, RevisionNotFoundError):
         return CheckpointError(
-            f"`{repository.repo}` has no revision `{repository.revision}`",
+            f"`{public_repo(repository.repo)}` has no revision `{repository.revision}`",
             hint="name a branch, a tag or a full commit hash that exists",
         )
     if isinstance(error, RepositoryNotFoundError):
         return CheckpointError(
-            f"`{repository.repo}` is not on the hub, or needs a token to be seen",
+            f"`{public_repo(repository.repo)}` is not on the hub, or needs a token to be seen",
             hint=f"check the name; for a private repository set HF_TOKEN (or `{secret}`)",
         )
     if offline:
-        return CheckpointUnavailableError(
-            f"`{name}` is not in the local cache, and `--offline` forbids fetching it",
-            hint="run once without `--offline`, or point HF_HOME at a cache that has it",
-        )
+        return not_in_cache(repository)
     return _explain_transfer(error, name, secret)
 
 
@@ -123,6 +133,7 @@ def _explain_transfer(error: Exception, name: str, secret: str) -> CheckpointErr
     """Explain what stopped the transfer itself: an answer of the hub, the network or the disk."""
     # The hub's client looks into its cache first, and names what sent it there as the cause.
     cause = error.__cause__ if isinstance(error, LocalEntryNotFoundError) else error
+    cause = cause or error
     if isinstance(cause, HfHubHTTPError):
         status = cause.response.status_code
         if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
@@ -138,14 +149,30 @@ def _explain_transfer(error: Exception, name: str, secret: str) -> CheckpointErr
             f"`{name}` could not be fetched: the hub cannot be reached",
             hint="check the network and HF_HUB_OFFLINE; with a filled cache use `--offline`",
         )
-    return CheckpointError(f"`{name}` could not be fetched: {cause}")
+    if isinstance(cause, OSError) and not isinstance(cause, ValueError):
+        return CheckpointError(f"`{name}` could not be fetched: {cause}")
+    # What they say may hold a signed address.
+    return CheckpointUnavailableError(
+        f"`{name}` could not be fetched: the answers are not those of a hub, or broke off"
+        f" ({type(cause).__name__})",
+        hint="check the network: a proxy or a sign-in page may answer in its place",
+    )
 
 
 def _name(repository: CheckpointRepository) -> str:
-    return f"{repository.repo}@{repository.revision or 'main'}"
+    return f"{public_repo(repository.repo)}@{repository.revision or 'main'}"
 
 
 def _token(secret_name: str) -> str | None:
     """Return the named secret; None leaves it to huggingface_hub's own places."""
     secret = find_secret(secret_name)
-    return secret.reveal() if secret else None
+    if secret is None:
+        return None
+    token = secret.reveal()
+    if not token.isascii() or not token.isprintable() or " " in token:
+        raise ConfigError(
+            f"the secret `{secret_name}`, found in {secret.origin}, is no token: it holds spaces,"
+            " line breaks or other characters that no token has",
+            hint="set it to the token alone, as the hub shows it",
+        )
+    return token

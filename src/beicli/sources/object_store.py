@@ -1,16 +1,21 @@
 """A bucket behind one of fsspec's file systems, and what its errors mean."""
 
 import asyncio
+import logging
+import re
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from beicli.config.redaction import public_repo
 from beicli.errors import CheckpointError, CheckpointUnavailableError, UsageError
 from beicli.sources.checksum import Checksum
-from beicli.sources.files import RemoteFile, check_name
+from beicli.sources.files import RemoteFile, check_name, is_wanted
 from beicli.sources.secrets import Secret
 
+_ADDRESS = re.compile(r"\b[A-Za-z][A-Za-z0-9+.-]*://\S+")
 _REFUSED = frozenset(
     {
         "accessdenied",
@@ -23,8 +28,11 @@ _REFUSED = frozenset(
         "expiredtoken",
         "invalidtoken",
         "refresherror",
+        "refreshing credentials",
+        "anonymous caller",
     }
 )
+_REFUSED_CODES = frozenset({401, 403})
 _UNREACHABLE = (
     "EndpointConnectionError",
     "ConnectTimeoutError",
@@ -38,6 +46,8 @@ _UNREACHABLE = (
     "ConnectionError",
     "TimeoutError",
     "TransportError",
+    "IncompleteReadError",
+    "ClientPayloadError",
 )
 _NO_CREDENTIALS = (
     "NoCredentialsError",
@@ -51,8 +61,8 @@ _NO_CREDENTIALS = (
 class Location:
     """A folder in an object store, and the secret to open it with.
 
-    secret_name: what the configuration calls it; secret: None leaves it to the library's own
-    places, where whoever uses the store from here has their credentials already.
+    repo: as it may be shown. secret_name: what the configuration calls it. secret: None leaves it
+    to the library's own places, where whoever uses the store from here has their credentials.
     """
 
     repo: str
@@ -66,7 +76,8 @@ class FsspecBucket:
     """A folder of a file system.
 
     version: what changes with a file's content, from the listing. checksum_of: the checksum the
-    store gives, from the full path and the listing.
+    store gives, from the full path and the listing. listing: full path and what the store lists of
+    each file, by its name here.
     """
 
     location: Location
@@ -74,30 +85,53 @@ class FsspecBucket:
     version: Callable[[Mapping[str, Any]], str]
     checksum_of: Callable[[str, Mapping[str, Any]], Checksum | None]
     default_credentials: str
-    listing: dict[str, Mapping[str, Any]]
+    listing: dict[str, tuple[str, Mapping[str, Any]]]
 
     def list_files(self) -> list[RemoteFile]:
         root = f"{self.location.root}/"
         self.filesystem.invalidate_cache()
         found = self.filesystem.find(self.location.root, detail=True)
+        self.listing.clear()
         files = []
         for path, info in found.items():
             # Empty objects that end in a slash stand for folders.
             if info["type"] != "file" or not path.startswith(root) or path.endswith("/"):
                 continue
-            name = check_name(path.removeprefix(root), where=f"`{self.location.repo}`")
-            self.listing[name] = info
-            files.append(RemoteFile(name, int(info["size"]), self.version(info)))
+            name = self._checked(path.removeprefix(root))
+            if name is not None:
+                self.listing[name] = (path, info)
+                files.append(RemoteFile(name, int(info["size"]), self.version(info)))
         return files
 
-    def read(self, file: RemoteFile, start: int, end: int) -> bytes:
+    def _checked(self, key: str) -> str | None:
+        """Return the plain form of a key below the folder; None if nobody reads such a name."""
+        where = f"`{self.location.repo}`"
+        try:
+            name = check_name(key, where=where)
+        except CheckpointError:
+            if is_wanted(key):
+                raise
+            return None
+        # Where folders are only a manner of speaking, `a//b` and `a/b` are two keys.
+        is_taken = name in self.listing
+        if is_taken and is_wanted(name):
+            raise CheckpointError(f"{where} holds two files with the name `{name}`")
+        return name if name.isprintable() and not is_taken else None
+
+    def read(self, file: RemoteFile, start: int, end: int) -> Future[bytes]:
         if start >= end:
-            return b""
-        path = f"{self.location.root}/{file.name}"
-        return bytes(self.filesystem.cat_file(path, start=start, end=end))
+            empty: Future[bytes] = Future()
+            empty.set_result(b"")
+            return empty
+        path, _ = self.listing[file.name]
+        # Not through the library's own waiting, which cannot be called off.
+        return asyncio.run_coroutine_threadsafe(
+            self.filesystem._cat_file(path, start=start, end=end),  # noqa: SLF001 - as documented
+            self.filesystem.loop,
+        )
 
     def checksum(self, file: RemoteFile) -> Checksum | None:
-        return self.checksum_of(f"{self.location.root}/{file.name}", self.listing[file.name])
+        return self.checksum_of(*self.listing[file.name])
 
     def explain(self, error: Exception) -> CheckpointError:
         repo = self.location.repo
@@ -107,7 +141,7 @@ class FsspecBucket:
             return CheckpointUnavailableError(
                 f"`{repo}` cannot be read: no credentials were found", hint=self._how_to_sign_in()
             )
-        if isinstance(error, PermissionError) or any(word in text.lower() for word in _REFUSED):
+        if _is_refusal(error, text):
             return CheckpointError(
                 f"`{repo}` cannot be read: the store refused access", hint=self._how_to_sign_in()
             )
@@ -135,6 +169,13 @@ class FsspecBucket:
             f"no secret `{self.location.secret_name}` was found; set it, or sign in for the"
             f" library: {self.default_credentials}"
         )
+
+
+def _is_refusal(error: Exception, text: str) -> bool:
+    is_refused = isinstance(error, PermissionError) or any(
+        word in text.lower() for word in _REFUSED
+    )
+    return is_refused or getattr(error, "code", None) in _REFUSED_CODES
 
 
 @contextmanager
@@ -189,6 +230,16 @@ def require_keys(location: Location, values: Mapping[str, Any], *keys: str) -> t
     return tuple(values[key] for key in keys)
 
 
+def keep_quiet(logger_name: str) -> None:
+    """Keep a library's log, which repeats every error with its traceback, off the screen.
+
+    Whoever sets up logging still gets it.
+    """
+    logger = logging.getLogger(logger_name)
+    if not logger.handlers:
+        logger.addHandler(logging.NullHandler())
+
+
 def run_to_end(filesystem: Any, close: Callable[[], Any]) -> None:
     """Run a coroutine function on the file system's own loop and wait for it."""
     future = asyncio.run_coroutine_threadsafe(close(), filesystem.loop)
@@ -196,5 +247,7 @@ def run_to_end(filesystem: Any, close: Callable[[], Any]) -> None:
 
 
 def _redacted(text: str, secret: Secret | None) -> str:
-    one_line = " ".join(text.split())[:500]
-    return secret.redact(one_line) if secret else one_line
+    # Before anything else: half a secret, or one on one line, would not be found any more.
+    redacted = secret.redact(text) if secret else text
+    redacted = _ADDRESS.sub(lambda found: public_repo(found[0]), redacted)
+    return " ".join(redacted.split())[:500]

@@ -1,27 +1,16 @@
-"""What may be shown of a place: everything but its passwords and signatures.
+"""What may be written down of a configuration, and said of what a library says."""
 
-A presigned address is a credential as a whole. Messages, manifests and the configuration that an
-engine carries name it without its user, its query and its fragment.
-"""
-
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from urllib.parse import urlsplit, urlunsplit
+from typing import Any
 
+from beicli.config.redaction import MASK, public_repo
 from beicli.config.schema import CheckpointRepository, Config
 
-_MASK = "***"
+__all__ = ["public_config", "public_repo", "public_repository", "redact"]
 
-
-def public_repo(repo: str) -> str:
-    """Return the name of a place without user, password, query and fragment."""
-    if "://" not in repo:
-        return repo
-    try:
-        parts = urlsplit(repo)
-    except ValueError:
-        return f"{repo.split('://', 1)[0]}://{_MASK}"
-    host = parts.netloc.rsplit("@", 1)[-1]
-    return urlunsplit((parts.scheme, host, parts.path, "", ""))
+# The variables that the build reads; the values of all others may be credentials.
+_READ_VARIABLES = frozenset({"POOLING"})
 
 
 def public_repository(repository: CheckpointRepository) -> CheckpointRepository:
@@ -40,13 +29,33 @@ def public_config(config: Config) -> Config:
         checkpoint_repository=public_repository(build.checkpoint_repository),
         lora_adapters=adapters,
     )
-    trt_llm = replace(config.trt_llm, build=build)
-    return replace(config, trt_llm=trt_llm, secrets=dict.fromkeys(config.secrets))
+    variables = {
+        name: value if name in _READ_VARIABLES else MASK
+        for name, value in config.environment_variables.items()
+    }
+    return replace(
+        config,
+        trt_llm=replace(config.trt_llm, build=build),
+        secrets=dict.fromkeys(config.secrets),
+        environment_variables=variables,
+        weights=tuple(_public_value(value) for value in config.weights),
+    )
 
 
 def redact(text: str, values: tuple[str, ...]) -> str:
     """Return `text` with every one of `values` masked, longest first."""
     for value in sorted(set(values), key=len, reverse=True):
         if value:
-            text = text.replace(value, _MASK)
+            text = text.replace(value, MASK)
     return text
+
+
+def _public_value(value: Any) -> Any:
+    """Return what stands in a configuration, with every text in it as it may be shown."""
+    if isinstance(value, str):
+        return public_repo(value)
+    if isinstance(value, Mapping):
+        return {key: _public_value(item) for key, item in value.items()}
+    if isinstance(value, Sequence):
+        return [_public_value(item) for item in value]
+    return value

@@ -7,10 +7,11 @@ from urllib.parse import urlsplit
 
 from beicli.config.schema import CheckpointRepository
 from beicli.errors import CheckpointError, CheckpointUnavailableError
-from beicli.sources.archive import ArchiveLimits, unpack
+from beicli.sources.archive import ArchiveLimits, Unpacked, unpack
 from beicli.sources.bucket import check_pin
 from beicli.sources.cache import CachePlace, Contents, Entry, explain_disk
-from beicli.sources.http_download import Download, RemoteState
+from beicli.sources.http_answer import RemoteState
+from beicli.sources.http_download import Download
 
 # Smaller archives are fetched whole to look into them: the build will want the rest as well.
 _MAX_LOOK_BYTES = 512 * 2**20
@@ -76,12 +77,13 @@ def fetch_from_url(
     """
     download = Download(repository.repo)
     state = download.probe()
-    with place.locked():
-        try:
-            entry = place.find(_key(state)) if state.is_known else None
-            entry = entry or _fetch(download, state, place, limits)
-        except OSError as error:
-            raise explain_disk(error, place) or error from None
+    entry = _find(place, state)
+    if entry is None:
+        with place.locked():
+            try:
+                entry = _find(place, state) or _fetch(download, state, place, limits)
+            except OSError as error:
+                raise explain_disk(error, place) or error from None
     check_pin(place, entry.contents.resolved_revision, pin)
     return entry
 
@@ -89,8 +91,9 @@ def fetch_from_url(
 def look_into_url(repository: CheckpointRepository, place: CachePlace, *, pin: str | None) -> Entry:
     """Return a copy of an archive that is small or here already; a large one is refused."""
     state = Download(repository.repo).probe()
-    entry = place.find(_key(state)) if state.is_known else None
+    entry = _find(place, state)
     if entry is not None:
+        check_pin(place, entry.contents.resolved_revision, pin)
         return entry
     if state.size_bytes is None or state.size_bytes > _MAX_LOOK_BYTES:
         size = (
@@ -104,16 +107,41 @@ def look_into_url(repository: CheckpointRepository, place: CachePlace, *, pin: s
     return fetch_from_url(repository, place, pin=pin)
 
 
+def _find(place: CachePlace, state: RemoteState) -> Entry | None:
+    return place.find(_key(state)) if state.is_known else None
+
+
 def _fetch(
     download: Download, state: RemoteState, place: CachePlace, limits: ArchiveLimits
 ) -> Entry:
-    key = _key(state) if state.is_known else "unnamed"
-    staging = place.staging(key)
+    staging = place.staging(_key(state) if state.is_known else "unnamed")
     archive = staging / "archive.tar.gz"
     downloaded = download.fetch(archive, state)
+    # Without a word of the server's the content itself is the name.
+    key = _key(state) if state.is_known else downloaded.sha256
+    entry = place.find(key)
+    if entry is not None:
+        shutil.rmtree(staging)
+        return entry
+    try:
+        unpacked = _unpack(download, staging, limits)
+    except CheckpointError:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+    _move_up(unpacked.root, staging)
+    for leftover in (archive, archive.with_suffix(".json")):
+        leftover.unlink()
+    contents = Contents(
+        resolved_revision=downloaded.sha256, kept=unpacked.kept, sizes=unpacked.sizes
+    )
+    return place.publish(staging, key, contents)
+
+
+def _unpack(download: Download, staging: Path, limits: ArchiveLimits) -> Unpacked:
     # What an earlier attempt unpacked is not trusted to be whole.
     shutil.rmtree(staging / "files")
     (staging / "files").mkdir()
+    archive = staging / "archive.tar.gz"
     unpacked = unpack(archive, staging / "files", limits=limits, place=download.shown)
     if "config.json" not in unpacked.kept:
         found = ", ".join(f"`{name}`" for name in sorted(unpacked.sizes)[:3]) or "nothing"
@@ -121,13 +149,7 @@ def _fetch(
             f"the archive `{download.shown}` has no `config.json` at its root; found {found}",
             hint="pack the folder's content: `tar -czf model.tar.gz -C FOLDER .`",
         )
-    _move_up(unpacked.root, staging)
-    for leftover in (archive, archive.with_suffix(".json")):
-        leftover.unlink()
-    contents = Contents(
-        resolved_revision=downloaded.sha256, kept=unpacked.kept, sizes=unpacked.sizes
-    )
-    return place.publish(key, contents)
+    return unpacked
 
 
 def _move_up(root: Path, staging: Path) -> None:

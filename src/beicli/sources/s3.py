@@ -26,6 +26,11 @@ _CHECKSUMS: tuple[tuple[str, Algorithm], ...] = (
     ("ChecksumCRC32C", "crc32c"),
     ("ChecksumCRC32", "crc32"),
 )
+# Without them a store that never answers would hold the fetch for seven minutes.
+_CONNECT_TIMEOUT_S = 10
+_READ_TIMEOUT_S = 15
+# Of s3fs, and of botocore within each of them.
+_NUM_TRIES = 2
 
 
 @contextmanager
@@ -35,7 +40,16 @@ def open_s3(location: Location) -> Iterator[FsspecBucket]:
         from s3fs import S3FileSystem  # noqa: PLC0415 - the extra `s3`
     with opening(location):
         # Kept by nobody else: instances are compared by their credentials.
-        filesystem = S3FileSystem(skip_instance_cache=True, **_credentials(location))
+        filesystem = S3FileSystem(
+            skip_instance_cache=True,
+            config_kwargs={
+                "connect_timeout": _CONNECT_TIMEOUT_S,
+                "read_timeout": _READ_TIMEOUT_S,
+                "retries": {"total_max_attempts": _NUM_TRIES},
+            },
+            **_credentials(location),
+        )
+        filesystem.retries = _NUM_TRIES
     try:
         yield FsspecBucket(
             location=location,

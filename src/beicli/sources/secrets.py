@@ -61,6 +61,8 @@ class Secret:
         """Return `text` with the value, and every long part of a JSON value, masked."""
         parts = [self._value]
         parts += [part for part in (self.as_object() or {}).values() if isinstance(part, str)]
+        # A key of several lines may be quoted line by line.
+        parts += [line for part in parts for line in part.splitlines()]
         hidden = [part for part in parts if len(part) >= _MIN_HIDDEN_LENGTH]
         forms = [
             form for part in hidden for form in (part, quote(part, safe=""), json.dumps(part)[1:-1])
@@ -74,7 +76,7 @@ def find_secret(name: str) -> Secret | None:
     Raises ConfigError, which never shows a value, when a file of secrets cannot be used.
     """
     for variable in (name, name.upper()):
-        value = os.environ.get(variable)
+        value = os.environ.get(variable, "").strip()
         if value:
             return Secret(name, value, origin=f"${variable}")
     return _from_file(name) or _from_directory(name)
@@ -89,8 +91,7 @@ def _from_file(name: str) -> Secret | None:
     value = values.get(name)
     if value is None:
         return None
-    # A JSON secret may be written as the mapping it is.
-    text = json.dumps(value) if isinstance(value, dict) else value
+    text = _as_text(value, name=f"`{name}` in `{path}`")
     if not isinstance(text, str):
         raise ConfigError(
             f"`{name}` in `{path}` is a {type(value).__name__}; a text or a mapping is wanted",
@@ -99,19 +100,48 @@ def _from_file(name: str) -> Secret | None:
     return Secret(name, text.strip(), origin=str(path)) if text.strip() else None
 
 
+def _as_text(value: object, *, name: str) -> object:
+    """Return a JSON secret that is written as the mapping it is as JSON; others as they are."""
+    if not isinstance(value, dict):
+        return value
+    try:
+        # YAML reads dates, which JSON writes as texts.
+        return json.dumps(value, default=str)
+    except (TypeError, ValueError, RecursionError):
+        # Not as the cause: it may quote the content.
+        raise ConfigError(
+            f"{name} is a mapping that JSON cannot hold", hint="write its keys as texts"
+        ) from None
+
+
 def _from_directory(name: str) -> Secret | None:
     setting = os.environ.get("BEI_SECRETS_DIR")
     directory = Path(setting or _DEFAULT_DIRECTORY).expanduser()
-    if setting and not directory.is_dir():
+    if setting and not _is_open(directory):
         raise ConfigError(
-            f"BEI_SECRETS_DIR is `{directory}`, which is not a folder",
+            f"BEI_SECRETS_DIR is `{directory}`, which is not a folder that this user may enter",
             hint="name a folder with one file for each secret, or unset it",
         )
     # The name comes from the configuration and must not lead to another folder.
-    if "/" in name or "\0" in name or name.startswith(".") or not (directory / name).is_file():
+    if "/" in name or "\0" in name or name.startswith(".") or not _is_file(directory / name):
         return None
     text = _read(directory / name, "BEI_SECRETS_DIR").strip()
     return Secret(name, text, origin=str(directory / name)) if text else None
+
+
+def _is_open(directory: Path) -> bool:
+    try:
+        return directory.is_dir() and os.access(directory, os.X_OK)
+    except OSError:
+        return False
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    # A name that is too long, or a folder that this user may not enter.
+    except OSError:
+        return False
 
 
 def _read(path: Path, setting: str) -> str:

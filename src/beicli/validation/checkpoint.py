@@ -7,9 +7,9 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from beicli.config.schema import BaseModel, Config
+from beicli.config.schema import BaseModel, Config, DefaultRoute
 from beicli.errors import BeiError, CheckpointError, UnsupportedModelError
 from beicli.model.files import CheckpointFile
 from beicli.model.inspect import read_spec
@@ -131,7 +131,7 @@ def check_checkpoint(config: Config, listing: CheckpointListing) -> CheckpointVe
             estimates = estimate_sizes(config, spec, num_parameters=num_parameters)
             facts["num_parameters"] = num_parameters
             facts["estimates"] = [asdict(estimate) for estimate in estimates]
-            findings += _memory(estimates)
+            findings += _memory(config, estimates)
     return CheckpointVerdict(
         findings=tuple(findings), architecture=_architecture(listing.path), facts=facts
     )
@@ -196,20 +196,28 @@ def _route(config: Config, spec: ModelSpec) -> Iterator[Finding]:
     if configured is not None and configured not in {*routes, platform_route(spec, None)}:
         yield ROUTE_OF_ANOTHER_TASK.broken(
             f"`{spec.architecture}` is {words_for(spec.task)}, which `{configured}` does not serve",
-            fix=f"write `webserver_default_route: {platform_route(spec, None)}`",
+            fix=_route_fix(spec) or "leave `webserver_default_route` out",
             place=_ROUTE_KEY,
         )
     if configured is None and spec.task in {Task.TOKEN_CLASSIFICATION, Task.SPARSE_EMBEDDING}:
         yield ROUTE_CHOSEN.broken(
             f"no route is set, so `{platform_route(spec, None)}` is taken for "
             f"{words_for(spec.task)}",
-            fix=f"write `webserver_default_route: {platform_route(spec, None)}`, where Truss "
-            "allows it",
+            fix=_route_fix(spec),
             place=_ROUTE_KEY,
         )
 
 
-def _memory(estimates: tuple[SizeEstimate, ...]) -> Iterator[Finding]:
+def _route_fix(spec: ModelSpec) -> str | None:
+    """Name the route of the model's task, where Truss knows one."""
+    route = platform_route(spec, None)
+    is_known = route in get_args(DefaultRoute)
+    return f"write `webserver_default_route: {route}`" if is_known else None
+
+
+def _memory(config: Config, estimates: tuple[SizeEstimate, ...]) -> Iterator[Finding]:
+    if config.resources.accelerator is not None:
+        return  # it is for another machine
     on_cpu = [estimate for estimate in estimates if estimate.backend == "openvino"]
     needed = min(estimate.memory_bytes for estimate in on_cpu)
     there_is = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -226,7 +234,10 @@ def _num_parameters(listing: CheckpointListing, weights: tuple[str, ...]) -> int
     """Count from the files' headers where they are here, else from their sizes."""
     paths = [listing.headers.get(name, listing.path / name) for name in weights]
     if all(path.is_file() for path in paths):
-        return sum(count_parameters(path) for path in paths)
+        return sum(
+            count_parameters(path, size_bytes=listing.sizes[name])
+            for name, path in zip(weights, paths, strict=True)
+        )
     config = CheckpointFile.read(listing.path, "config.json").values
     is_half = str(config.get("dtype") or config.get("torch_dtype")).endswith("float16")
     return sum(listing.sizes[name] for name in weights) // (2 if is_half else 4)

@@ -43,20 +43,21 @@ _REPOSITORY = "trt_llm.build.checkpoint_repository"
 def validate_config_target(
     path: Path, *, overrides: Sequence[str] = (), strict: bool = False, offline: bool = False
 ) -> TargetReport:
-    """Check the configuration in `path`, a file or a Truss directory; raises nothing.
+    """Check the configuration in `path`, a file or a Truss directory.
 
     overrides: `key.path=value`, in place of what the file says. strict: an unknown key is an
     error. offline: look for the checkpoint on this disk only.
+    Raises UsageError for an override that cannot be read; nothing that the file could cause.
     """
     checked = check_config(path, overrides=overrides, strict=strict)
     findings = [_finding(problem) for problem in checked.problems]
     facts: dict[str, Any] = {}
     rules = [*problems.RULES, *truss_rules.RULES]
     if checked.config is not None and checked.source is not None:
-        findings += lints.lint(checked.config, checked.source)
         rules += [*lints.RULES, *RULES]
         seen, facts = _check_checkpoint(checked, offline=offline)
-        findings += _with_lines(seen, checked.source)
+        odd = _with_revision(lints.lint(checked.config, checked.source), facts.get("revision"))
+        findings += _with_lines([*odd, *seen], checked.source)
         rules += [*architecture_rules.RULES, *checkpoint.RULES] if facts else []
     return TargetReport(
         target=str(path),
@@ -94,22 +95,30 @@ def _check_checkpoint(
     return findings, {"revision": files.resolved_revision, **verdict.facts}
 
 
+def _with_revision(findings: Iterable[Finding], revision: str | None) -> list[Finding]:
+    """Tell the revision that was seen where none is pinned."""
+    pins = {lints.REVISION_NOT_PINNED.name, lints.CONTENT_NOT_PINNED.name}
+    return [
+        replace(finding, fix=f"write `revision: {revision}`, which it is now")
+        if revision is not None and finding.rule in pins
+        else finding
+        for finding in findings
+    ]
+
+
 def _unseen(rule: Rule, error: BeiError) -> Finding:
     return rule.broken(error.message, fix=error.hint, place=_REPOSITORY)
 
 
 def _finding(problem: ConfigProblem) -> Finding:
-    place = f"{problem.key_path} (`--set`)" if problem.is_override else problem.key_path
-    return problem.rule.broken(
-        problem.message, fix=problem.hint, place=place.strip(), line=problem.line
-    )
+    finding = problem.rule.broken(problem.message, fix=problem.hint, place=problem.key_path)
+    return replace(finding, line=problem.line, is_override=problem.is_override)
 
 
 def _with_lines(findings: Iterable[Finding], source: ConfigSource) -> list[Finding]:
     """Place each finding at the line of its key, or of the nearest one that was written."""
-    return [
-        finding
-        if finding.line is not None
-        else replace(finding, line=source.line_of(tuple(finding.place.split("."))))
-        for finding in findings
-    ]
+    placed = []
+    for finding in findings:
+        line, is_override = source.locate(tuple(finding.place.split(".")))
+        placed.append(replace(finding, line=line, is_override=is_override))
+    return placed

@@ -2,8 +2,8 @@
 
 import importlib.metadata
 import json
-import zipfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from beicli.config.load import CONFIG_NAME, load_config
 from beicli.engine.openvino import missing_cpu_features
 from beicli.errors import ArtifactError, BeiError
 from beicli.pipeline.pipeline import compute_outputs
+from beicli.scheduler.scheduler import logger as scheduler_logger
 from beicli.validation.findings import Finding, Level, Rule, TargetKind, TargetReport
 
 MANIFEST = Rule(
@@ -86,6 +87,7 @@ RULES = (
 
 # What computes at serve time, and so can change the numbers.
 _SERVING_LIBRARIES = ("openvino", "tokenizers", "numpy")
+_MAX_NAMED_FOREIGN = 20
 _REBUILD = "copy the whole directory again, or rebuild it with `bei build`"
 
 
@@ -136,11 +138,17 @@ def _check_files(path: Path, manifest: Manifest) -> Iterator[Finding]:
             verify_file(path, name, entry)
         except ArtifactError as error:
             yield FILE.broken(error.message, fix=error.hint or _REBUILD, place=name)
-    for name in foreign_files(path, manifest):
+    foreign = foreign_files(path, manifest)
+    for name in foreign[:_MAX_NAMED_FOREIGN]:
         yield FOREIGN_FILE.broken(
             f"`{name}` is not in `{MANIFEST_NAME}`",
             fix="remove it, or keep it elsewhere",
             place=name,
+        )
+    if len(foreign) > _MAX_NAMED_FOREIGN:
+        yield FOREIGN_FILE.broken(
+            f"{len(foreign) - _MAX_NAMED_FOREIGN:,} more are not in `{MANIFEST_NAME}`",
+            fix="copy the engine into an empty directory",
         )
 
 
@@ -154,6 +162,14 @@ def _check_config(path: Path, manifest: Manifest) -> Iterator[Finding]:
     except BeiError as error:
         yield CONFIG.broken(error.message, fix=_REBUILD, place=CONFIG_NAME)
         return
+    route = config.trt_llm.runtime.webserver_default_route
+    if route != manifest.default_route:
+        yield CONFIG.broken(
+            f"`{CONFIG_NAME}` has the default route `{route}`, `{MANIFEST_NAME}` "
+            f"`{manifest.default_route}`",
+            fix=_REBUILD,
+            place=CONFIG_NAME,
+        )
     build = json.loads(json.dumps(to_dict(config)["trt_llm"]["build"]))
     if build != manifest.build:
         changed = sorted(
@@ -203,18 +219,34 @@ def _check_numbers(artifact: EngineArtifact) -> tuple[list[Finding], dict[str, A
     """Compute the golden inputs with the real engine and compare them with what is stored."""
     try:
         golden = read_golden(artifact.path / GOLDEN_NAME)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        what = f"cannot be read: {error}"
-        return [GOLDEN_INPUTS.broken(what, fix=_REBUILD, place=GOLDEN_NAME)], {}
+    except ArtifactError as error:
+        return [GOLDEN_INPUTS.broken(error.message, fix=_REBUILD, place=GOLDEN_NAME)], {}
     if not golden:
-        return [GOLDEN_INPUTS.broken("holds no inputs", fix=_REBUILD, place=GOLDEN_NAME)], {}
+        return [
+            GOLDEN_INPUTS.broken(
+                f"`{GOLDEN_NAME}` holds no inputs", fix=_REBUILD, place=GOLDEN_NAME
+            )
+        ], {}
     samples = [sample for sample, _ in golden]
     try:
-        outputs = compute_outputs(artifact, samples)
+        with _quiet_scheduler():
+            outputs = compute_outputs(artifact, samples)
     # A graph from a stranger: OpenVINO and the tokenizer raise what they like.
     except Exception as error:  # noqa: BLE001
-        return [RUNS.broken(f"the engine does not run: {error}", fix=_REBUILD)], {}
+        cause = f": {error.__cause__}" if error.__cause__ is not None else ""
+        what = f"the engine does not run: {error}{cause}"
+        return [RUNS.broken(what, fix=_REBUILD)], {}
     return _compare(artifact.manifest, golden, outputs)
+
+
+@contextmanager
+def _quiet_scheduler() -> Iterator[None]:
+    """Keep the log of a failing pass off the terminal: the finding says the same."""
+    was_disabled, scheduler_logger.disabled = scheduler_logger.disabled, True
+    try:
+        yield
+    finally:
+        scheduler_logger.disabled = was_disabled
 
 
 def _compare(

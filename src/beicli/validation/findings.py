@@ -33,6 +33,7 @@ class TargetKind(StrEnum):
     CONFIG = "config"
     ENGINE = "engine"
     SERVER = "server"
+    UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

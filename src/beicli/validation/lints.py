@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 
+from beicli.config.build_schema import DEFAULT_SECRET_NAME
 from beicli.config.problems import format_key_path
 from beicli.config.schema import CheckpointSource, Config, QuantizationType
 from beicli.config.source import ConfigSource
@@ -12,6 +13,11 @@ REVISION_NOT_PINNED = Rule(
     name="revision-not-pinned",
     level=Level.WARNING,
     why="a branch moves, so the same file builds another engine tomorrow",
+)
+CONTENT_NOT_PINNED = Rule(
+    name="content-not-pinned",
+    level=Level.INFO,
+    why="whoever can write there changes what the same file builds; Truss has no such pin",
 )
 BUILDER_GPUS_UNSET = Rule(
     name="fp4-builder-gpus",
@@ -51,6 +57,7 @@ WEIGHTS_UNUSED = Rule(
 )
 RULES = (
     REVISION_NOT_PINNED,
+    CONTENT_NOT_PINNED,
     BUILDER_GPUS_UNSET,
     QUANTIZATION_NEEDS_GPU,
     CALIBRATION_UNUSED,
@@ -61,32 +68,34 @@ RULES = (
 )
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _BUILD = ("trt_llm", "build")
 _REPOSITORY = (*_BUILD, "checkpoint_repository")
 _WITH_CREDENTIALS = {CheckpointSource.S3, CheckpointSource.GCS, CheckpointSource.AZURE}
+_WITH_CONTENT_HASH = {*_WITH_CREDENTIALS, CheckpointSource.REMOTE_URL}
 
 
 def lint(config: Config, source: ConfigSource) -> Iterator[Finding]:
     """Yield everything worth a word; `source` is what `config` was read from."""
-    yield from _checkpoint(config, source)
+    yield from _checkpoint(config)
     yield from _quantization(config, source)
-    yield from _secrets(config, source)
+    yield from _secrets(config)
     if config.weights:
-        yield _at(source, WEIGHTS_UNUSED, ("weights",), "`weights` is set", "leave `weights` out")
+        yield _at(WEIGHTS_UNUSED, ("weights",), "`weights` is set", "leave `weights` out")
 
 
-def _checkpoint(config: Config, source: ConfigSource) -> Iterator[Finding]:
+def _checkpoint(config: Config) -> Iterator[Finding]:
     repository = config.trt_llm.build.checkpoint_repository
     revision = repository.revision
+    path = (*_REPOSITORY, "revision")
     if repository.source is CheckpointSource.HF and not _COMMIT.fullmatch(revision or ""):
         found = f"`{revision}` is no commit" if revision else "no revision is named"
-        yield _at(
-            source,
-            REVISION_NOT_PINNED,
-            (*_REPOSITORY, "revision"),
-            found,
-            "write the commit's 40 hexadecimal digits; the hub shows them under `Files`",
-        )
+        fix = "write the commit's 40 hexadecimal digits; the hub shows them under `Files`"
+        yield _at(REVISION_NOT_PINNED, path, found, fix)
+    if repository.source in _WITH_CONTENT_HASH and not _SHA256.fullmatch(revision or ""):
+        found = f"`{revision}` is no sha256" if revision else "no revision is named"
+        fix = "write `revision` and the sha256 that `bei inspect` shows as `resolved_revision`"
+        yield _at(CONTENT_NOT_PINNED, path, found, fix)
 
 
 def _quantization(config: Config, source: ConfigSource) -> Iterator[Finding]:
@@ -96,7 +105,6 @@ def _quantization(config: Config, source: ConfigSource) -> Iterator[Finding]:
     accelerator = config.resources.accelerator
     if quantization.startswith("fp4") and build.num_builder_gpus is None:
         yield _at(
-            source,
             BUILDER_GPUS_UNSET,
             (*_BUILD, "num_builder_gpus"),
             f"`quantization_type` is `{quantization}`, and `num_builder_gpus` is not set",
@@ -104,7 +112,6 @@ def _quantization(config: Config, source: ConfigSource) -> Iterator[Finding]:
         )
     if quantization.startswith("fp") and accelerator is None:
         yield _at(
-            source,
             QUANTIZATION_NEEDS_GPU,
             path,
             f"`{quantization}` is asked for, and no `resources.accelerator` is named",
@@ -113,7 +120,6 @@ def _quantization(config: Config, source: ConfigSource) -> Iterator[Finding]:
     written = source.value_at(*_BUILD, "quantization_config")
     if written and quantization is QuantizationType.NO_QUANT:
         yield _at(
-            source,
             CALIBRATION_UNUSED,
             (*_BUILD, "quantization_config"),
             "`quantization_type` is `no_quant`",
@@ -121,7 +127,6 @@ def _quantization(config: Config, source: ConfigSource) -> Iterator[Finding]:
         )
     if accelerator is not None:
         yield _at(
-            source,
             GPU_NOT_BUILT_FOR,
             ("resources", "accelerator"),
             f"`{accelerator}` is named",
@@ -129,23 +134,23 @@ def _quantization(config: Config, source: ConfigSource) -> Iterator[Finding]:
         )
 
 
-def _secrets(config: Config, source: ConfigSource) -> Iterator[Finding]:
+def _secrets(config: Config) -> Iterator[Finding]:
     for name, value in config.secrets.items():
         # The value itself is never shown.
         if value:
             yield _at(
-                source,
                 SECRET_IN_FILE,
                 ("secrets", name),
                 f"the secret `{name}` has a value",
                 f"write `{name}: null`, take the value out of the file, and change the secret",
             )
     repository = config.trt_llm.build.checkpoint_repository
-    is_named = source.value_at(*_REPOSITORY, "runtime_secret_name") is not None
+    # A public checkpoint of the hub needs none, and the name of its default is often written.
+    is_named = repository.runtime_secret_name != DEFAULT_SECRET_NAME
     is_needed = is_named or repository.source in _WITH_CREDENTIALS
-    if is_needed and repository.runtime_secret_name not in config.secrets:
+    is_fetched = repository.source is not CheckpointSource.LOCAL
+    if is_fetched and is_needed and repository.runtime_secret_name not in config.secrets:
         yield _at(
-            source,
             SECRET_NOT_DECLARED,
             (*_REPOSITORY, "runtime_secret_name"),
             f"`secrets` does not hold `{repository.runtime_secret_name}`",
@@ -153,5 +158,5 @@ def _secrets(config: Config, source: ConfigSource) -> Iterator[Finding]:
         )
 
 
-def _at(source: ConfigSource, rule: Rule, path: tuple[str, ...], what: str, fix: str) -> Finding:
-    return rule.broken(what, fix=fix, place=format_key_path(path), line=source.line_of(path))
+def _at(rule: Rule, path: tuple[str, ...], what: str, fix: str) -> Finding:
+    return rule.broken(what, fix=fix, place=format_key_path(path))

@@ -24,6 +24,17 @@ class Exchange:
 Change = Callable[[Exchange], None]
 
 
+class Listener(ThreadingHTTPServer):
+    """It has room for requests that come together, and waits for no client to leave."""
+
+    daemon_threads = True
+    block_on_close = False
+    request_queue_size = 64
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Stay silent about scripts that hang up."""
+
+
 @contextmanager
 def proxy(url: str, change: Change) -> Iterator[str]:
     """Pass everything on to `url`, and let `change` spoil each JSON answer."""
@@ -32,6 +43,10 @@ def proxy(url: str, change: Change) -> Iterator[str]:
     client = httpx2.Client(timeout=20)
 
     class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        # Head and body leave together: two small packets wait for each other.
+        wbufsize = -1
+
         def do_GET(self) -> None:
             self._forward("GET", None)
 
@@ -59,7 +74,7 @@ def proxy(url: str, change: Change) -> Iterator[str]:
         def log_message(self, *arguments: object) -> None:
             """Stay silent."""
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = Listener(("127.0.0.1", 0), Handler)
     thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from tests.server.fakes import FakeEngine, live_server
+from tests.validation.endpoint.cases import CASES, make_engine
 from tests.validation.endpoint.proxy import Change, Exchange, proxy
 
 from beicli.model.spec import Task
@@ -25,7 +26,7 @@ def contracts_of(report: TargetReport) -> dict[str, str]:
 
 @contextmanager
 def spoiled(task: Task, change: Change) -> Iterator[TargetReport]:
-    with live_server(FakeEngine(task=task)) as server, proxy(server.url, change) as url:
+    with live_server(make_engine(task)) as server, proxy(server.url, change) as url:
         yield validate_server(url, timeout_s=20)
 
 
@@ -40,7 +41,7 @@ def spoiled(task: Task, change: Change) -> Iterator[TargetReport]:
     ],
 )
 def test_our_own_server_keeps_the_contracts_of_its_task(task: Task, kept: set[str]) -> None:
-    with live_server(FakeEngine(task=task)) as server:
+    with live_server(make_engine(task)) as server:
         report = validate_server(server.url)
 
     assert report.verdict is Verdict.CLEAN, report.findings
@@ -201,6 +202,7 @@ SPOILED: list[tuple[str, Task, Change]] = [
         V,
         lambda e: setattr(e, "status", 503) if e.path == "/health" else None,
     ),
+    *CASES,
 ]
 
 
@@ -226,6 +228,13 @@ def test_every_rule_of_a_server_is_exercised_here() -> None:
         "server-key-not-needed",
         "server-no-contract",
         "server-contract-refused",
+        # See test_other_servers.py and test_patience.py.
+        "server-went-away",
+        "server-redirects",
+        "server-no-health",
+        "server-rate-limited",
+        "server-contract-missing",
+        "server-lists-only",
     }
 
     assert {rule.name for rule in RULES} == {case[0] for case in SPOILED} | others

@@ -172,7 +172,7 @@ def _predict_tokens(served: Served) -> Operation:
                 "type": "object",
                 "additionalProperties": NUMBER,
                 "minProperties": 1,
-                "description": "Scores by label; the best label alone unless `raw_scores` is set.",
+                "description": "Scores by label: the best, or all with `raw_scores` and `none`.",
             },
         }
     )
@@ -204,7 +204,9 @@ def _predict_tokens(served: Served) -> Operation:
                     AggregationStrategy,
                     default=AggregationStrategy.NONE,
                 ),
-                "raw_scores": flag("Answer the logits of all labels.", default=False),
+                "raw_scores": flag(
+                    "Answer logits: of all labels with `none`, else of the entity's.", default=False
+                ),
                 **truncation(served, if_not="reads them in overlapping parts"),
             },
             required=["inputs"],

@@ -5,13 +5,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeGuard
 
-import numpy as np
-from numpy.typing import NDArray
-
 from beicli.findings import Level, Rule
-from beicli.validation.endpoint.exchange import Answer, Server
-
-Vector = NDArray[np.float64]
+from beicli.validation.endpoint.exchange import Answer, Request, post, post_text
+from beicli.validation.endpoint.server import Server
+from beicli.validation.endpoint.words import shown
 
 SHORT_TEXT = "The quick brown fox jumps over the lazy dog."
 # Different languages, lengths and meanings: a mix-up or a dependence on neighbours shows.
@@ -22,70 +19,128 @@ TEXTS = (
     SHORT_TEXT,
     "A long sentence about databases, indexes, queries, joins, transactions and locks. " * 3,
 )
-NUM_LONG_WORDS = 20_000
-# A vector alone and among others: 16-bit servers keep 0.9999.
-MIN_COSINE = 0.999
-# The same for scores between 0 and 1.
-MAX_SCORE_DIFFERENCE = 0.02
+_MAX_VALUE_CHARACTERS = 120
 
 
 class CheckFailedError(Exception):
-    """The server did something else than the contract says."""
+    """The server did something else than the contract says; answers: those that show it."""
 
-    def __init__(self, what: str, answer: Answer) -> None:
+    def __init__(self, what: str, *answers: Answer) -> None:
         super().__init__(what)
         self.what = what
-        self.answer = answer
+        self.answers = answers
+
+
+class CheckSkippedError(Exception):
+    """The question could not be asked of this server."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offer:
+    """A route that answers the plainest request of a contract, and how to ask it more.
+
+    model: what requests call the model. max_batch_size: no valid request may hold more inputs;
+    None if the server does not say. takes_texts: whether a text may stand outside a list.
+    """
+
+    server: Server
+    route: str
+    model: str = "model"
+    max_batch_size: int | None = None
+    takes_texts: bool = True
+
+    def post(self, body: object, *, as_python: str | None = None) -> Answer:
+        """Send a body."""
+        return self.server.send(post(self.route, body, as_python=as_python))
+
+    def post_once(self, body: object) -> Answer:
+        """Send a body that was perhaps sent before; then the first answer counts."""
+        return self.server.send_once(post(self.route, body))
+
+    def post_text(self, content: str) -> Answer:
+        """Send a body that is no JSON value."""
+        return self.server.send(post_text(self.route, content))
+
+    def at_most(self, wanted: int, *, at_least: int = 2) -> int:
+        """Return how many inputs to send; raises CheckSkippedError if they are too few to ask."""
+        number = wanted if self.max_batch_size is None else min(wanted, self.max_batch_size)
+        if number < at_least:
+            raise CheckSkippedError
+        return number
+
+    def one(self, text: str) -> str | list[str]:
+        """Return a single input as the route takes it."""
+        return text if self.takes_texts else [text]
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing a contract says. run: raises CheckFailedError or NoAnswerError."""
+    """One thing a contract says.
+
+    run: raises CheckFailedError, CheckSkippedError, NoAnswerError or RateLimitedError.
+    """
 
     rule: Rule
-    route: str
-    run: Callable[[Server], None]
+    run: Callable[[Offer], None]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Contract:
     """What clients of one kind rely on.
 
-    probe: sends the plainest request there is; by its answer the server offers the contract or
-    not.
+    routes: where it may be, the usual place first. probe: the plainest request there is; by its
+    answer the server offers the contract or not. other_form: what another API would ask at the
+    same route, to tell whether the route is that API's. kinds: the models that `/info` names whose
+    clients need it. is_optional: servers may lack it or have something else there.
+    looks_right: whether a JSON value can be an answer of this contract at all.
     """
 
     name: str
-    probe: Callable[[Server], Answer]
+    routes: tuple[str, ...]
+    probe: Callable[[Offer], Request]
     checks: tuple[Check, ...]
+    other_form: Callable[[Offer], Request] | None = None
+    kinds: frozenset[str] = frozenset()
+    is_optional: bool = False
+    looks_right: Callable[[Any], bool] = lambda _: True
 
 
 def check(
-    name: str, route: str, run: Callable[[Server], None], why: str, *, level: Level = Level.ERROR
+    name: str, run: Callable[[Offer], None], why: str, *, level: Level = Level.ERROR
 ) -> Check:
     """Make a check and its rule."""
-    return Check(Rule(name=name, level=level, why=why), route, run)
+    return Check(Rule(name=name, level=level, why=why), run)
 
 
-def fail(what: str, answer: Answer) -> NoReturn:
-    """Raise CheckFailedError, with the start of the answer if it was not a success."""
-    said = "" if answer.is_success else f" (answer {answer.status}: {answer.excerpt or 'empty'})"
-    raise CheckFailedError(what + said, answer)
+def fail(what: str, *answers: Answer) -> NoReturn:
+    """Raise CheckFailedError, with the start of the last answer if it was not a success."""
+    last = answers[-1]
+    said = "" if last.is_success else f" (answer {last.status}: {last.excerpt or 'empty'})"
+    raise CheckFailedError(what + said, *answers)
 
 
 def succeeded(answer: Answer) -> Any:
     """Return the JSON value of an answer that must be a success."""
     if not answer.is_success:
         fail("a valid request was refused", answer)
-    if answer.value is None:
+    value = answer.value
+    if value is None:
         fail(f"the answer is no JSON: {answer.excerpt}", answer)
-    return answer.value
+    return value
 
 
 def refused(answer: Answer, what: str) -> None:
     """See that a request was refused as the client's fault."""
+    if answer.proves_nothing:
+        raise CheckSkippedError
     if not answer.is_refusal:
         fail(f"{what} was answered with {answer.status}; 4xx was wanted", answer)
+
+
+def not_crashed(answer: Answer, what: str) -> None:
+    """See that the server does not say a request was its own fault."""
+    if not answer.is_success and not answer.is_refusal and not answer.proves_nothing:
+        fail(f"{what} was answered with {answer.status}; a success or 4xx was wanted", answer)
 
 
 def array_of(value: Any, length: int, answer: Answer, what: str) -> list[Any]:
@@ -103,35 +158,21 @@ def mapping(value: Any, answer: Answer, what: str) -> dict[str, Any]:
     return value
 
 
+def brief(value: object) -> str:
+    """Return a value of the server's as a part of a message."""
+    return shown(value, max_characters=_MAX_VALUE_CHARACTERS)
+
+
 def is_number(value: object) -> TypeGuard[float]:
-    """Whether a JSON value is a finite number."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether a JSON value is a finite number, also as a float."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 def is_count(value: object) -> TypeGuard[int]:
-    """Whether a JSON value is a whole number from 0."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
-def vector(value: Any, answer: Answer, what: str = "an embedding") -> Vector:
-    """Return `value` as a vector if it is a list of finite numbers, not all of them 0."""
-    if not isinstance(value, list) or not value or not all(map(is_number, value)):
-        fail(f"{what} must be a list of finite numbers", answer)
-    found = np.array(value, dtype=np.float64)
-    if not found.any():
-        fail(f"{what} is all zeros", answer)
-    return found
-
-
-def cosine(left: Vector, right: Vector, answer: Answer) -> float:
-    """Return the cosine of two vectors, which must be equally long."""
-    if left.shape != right.shape:
-        fail(f"one embedding has {len(left):,} dimensions, another {len(right):,}", answer)
-    return float(left @ right / (np.linalg.norm(left) * np.linalg.norm(right)))
-
-
-def same_vector(alone: Vector, found: Vector, answer: Answer, what: str) -> None:
-    """See that two vectors of the same text are the same."""
-    similarity = cosine(alone, found, answer)
-    if similarity < MIN_COSINE:
-        fail(f"{what}: cosine {similarity:.4f}, at least {MIN_COSINE} was wanted", answer)
+    """Whether a JSON value is a whole number from 0 that fits into a machine's."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63

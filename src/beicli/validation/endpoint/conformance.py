@@ -1,265 +1,213 @@
 """The verdict on a running server: which contracts it offers, and whether it keeps them."""
 
-from dataclasses import dataclass
-from http import HTTPStatus
+from collections.abc import Callable
 from typing import Any
 
-from beicli.validation.endpoint.checks import Check, CheckFailedError, Contract
-from beicli.validation.endpoint.exchange import Answer, NoAnswerError, Server
-from beicli.validation.endpoint.openai import OPENAI
-from beicli.validation.endpoint.scores import (
-    COHERE_RERANK,
-    JINA_RERANK,
-    PREDICT,
-    PREDICT_TOKENS,
-    RERANK,
-)
-from beicli.validation.endpoint.tei import EMBED, SPARSE
-from beicli.validation.findings import Finding, Level, Rule, TargetKind, TargetReport
-
-CONTRACTS = (
-    OPENAI,
-    EMBED,
-    SPARSE,
-    RERANK,
-    COHERE_RERANK,
-    JINA_RERANK,
-    PREDICT,
-    PREDICT_TOKENS,
-)
-UNREACHABLE = Rule(
-    name="server-unreachable", level=Level.ERROR, why="nothing can be checked where nobody answers"
-)
-UNHEALTHY = Rule(
-    name="server-unhealthy",
-    level=Level.WARNING,
-    why="balancers and orchestrators send traffic by `/health`",
-)
-KEY_REFUSED = Rule(
-    name="server-key-refused", level=Level.ERROR, why="nothing can be checked without a valid key"
-)
-KEY_NOT_NEEDED = Rule(
-    name="server-key-not-needed",
-    level=Level.WARNING,
-    why="whoever reaches the server can use it",
-)
-NO_CONTRACT = Rule(
-    name="server-no-contract",
-    level=Level.ERROR,
-    why="no client of OpenAI, TEI, Cohere, Jina or BEI can use this server",
-)
-CONTRACT_BROKEN = Rule(
-    name="server-contract-broken",
-    level=Level.ERROR,
-    why="the plainest request of this contract already fails on the server's side",
-)
-CONTRACT_REFUSED = Rule(
-    name="server-contract-refused",
-    level=Level.INFO,
-    why="the route is there, but not for this model",
-)
-RULES = (
-    UNREACHABLE,
-    UNHEALTHY,
-    KEY_REFUSED,
+from beicli.validation.endpoint.address import parse_address
+from beicli.validation.endpoint.contracts import CONTRACTS, Outcome, run_checks
+from beicli.validation.endpoint.description import Description, describe
+from beicli.validation.endpoint.exchange import NoAnswerError, RateLimitedError, get
+from beicli.validation.endpoint.probing import Probe, Verdict, probe_contract
+from beicli.validation.endpoint.rules import (
     KEY_NOT_NEEDED,
+    KEY_REFUSED,
     NO_CONTRACT,
-    CONTRACT_BROKEN,
-    CONTRACT_REFUSED,
+    NO_HEALTH,
+    REDIRECTS,
+    SERVER_RULES,
+    UNHEALTHY,
+    UNREACHABLE,
+    WENT_AWAY,
+)
+from beicli.validation.endpoint.server import Server
+from beicli.validation.endpoint.words import shown
+from beicli.validation.findings import Finding, TargetKind, TargetReport
+
+RULES = (
+    *SERVER_RULES,
     *(check.rule for contract in CONTRACTS for check in contract.checks),
 )
+_MAX_SHOWN_REFUSALS = 3
+_MAX_SHOWN_MODELS = 10
 
-_NOT_OFFERED = {HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.NOT_IMPLEMENTED}
-_KEY_WANTED = {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Outcome:
-    """What became of one contract. verdict: `kept`, `broken`, `refused` or `not offered`."""
-
-    contract: Contract
-    verdict: str
-    findings: tuple[Finding, ...] = ()
-    num_checks: int = 0
-
-    def describe(self) -> dict[str, Any]:
-        return {
-            "contract": self.contract.name,
-            "verdict": self.verdict,
-            "num_checks": self.num_checks,
-            "num_failed": len(self.findings) if self.num_checks else 0,
-        }
+Progress = Callable[[str], None]
 
 
 def validate_server(
-    url: str, *, api_key: str | None = None, model: str | None = None, timeout_s: float = 60.0
+    url: str,
+    *,
+    api_key: str | None = None,
+    model: str | None = None,
+    timeout_s: float = 60.0,
+    progress: Progress | None = None,
 ) -> TargetReport:
     """Ask the server at `url` what its clients would ask; raises nothing the server could cause.
 
-    model: what to call its model; None asks the server. timeout_s: for each answer.
+    model: what to call its model; None asks the server. timeout_s: for each answer, the
+    connection included. progress: hears the name of each contract before it is checked.
+    Raises UsageError if `url` has a query, or a user beside a key.
     """
-    findings: list[Finding] = []
-    outcomes: list[_Outcome] = []
-    name = model
-    try:
-        with Server(url, api_key=api_key, timeout_s=timeout_s) as server:
-            findings += _check_health(server)
-            server.model = name = model or _model_name(server)
-            refusal = _check_key(server)
-            findings += refusal
-            if not any(finding.level is Level.ERROR for finding in refusal):
-                outcomes = [_try(server, contract) for contract in CONTRACTS]
-    except NoAnswerError as error:
-        findings.append(
-            UNREACHABLE.broken(
-                f"no answer: {error.what}",
-                fix="check the address, and that the server runs",
-                reproduce=error.command,
-            )
-        )
-    findings += [finding for outcome in outcomes for finding in outcome.findings]
-    if outcomes and not any(outcome.verdict in {"kept", "broken"} for outcome in outcomes):
-        routes = ", ".join(f"`{contract.checks[0].route}`" for contract in CONTRACTS)
-        findings.append(
-            NO_CONTRACT.broken(
-                f"none of {routes} answers",
-                fix="name the root of the server, without a route; name its model with `--model`",
-            )
-        )
+    address = parse_address(url)
+    with Server(address, api_key=api_key, timeout_s=timeout_s) as server:
+        conversation = _Conversation(server, progress or (lambda _: None))
+        conversation.hold(model)
+    outcomes = conversation.outcomes
+    findings = [*conversation.findings, *(each for one in outcomes for each in one.findings)]
     return TargetReport(
-        target=url,
+        target=address.shown,
         kind=TargetKind.SERVER,
         findings=tuple(findings),
         num_checks=1 + sum(outcome.num_checks for outcome in outcomes),
-        facts={"model": name, "contracts": [outcome.describe() for outcome in outcomes]}
-        if outcomes
-        else {},
+        facts=_facts(conversation, address.root) if outcomes else {},
+    )
+
+
+class _Conversation:
+    """What was found so far; a server that dies takes nothing of it away."""
+
+    def __init__(self, server: Server, progress: Progress) -> None:
+        self.findings: list[Finding] = []
+        self.outcomes: list[Outcome] = []
+        self.model: str | None = None
+        self._server = server
+        self._progress = progress
+
+    def hold(self, model: str | None) -> None:
+        """Ask everything; model: what to call the model, None asks the server."""
+        try:
+            health = _check_health(self._server)
+            self.findings += health
+            about = describe(self._server, model=model)
+            self.model = about.models[0]
+            probes = [probe_contract(self._server, contract, about) for contract in CONTRACTS]
+            obstacle = _key_refused(self._server, probes) or _redirects(self._server, probes)
+            if obstacle is not None:
+                self.findings = [obstacle]
+                return
+            self._run(probes, about)
+        except NoAnswerError as error:
+            self.findings.append(_down(error))
+
+    def _run(self, probes: list[Probe], about: Description) -> None:
+        self.outcomes += [Outcome.of(probe, about) for probe in probes]
+        offered = [each for each in self.outcomes if each.probe.verdict is Verdict.OFFERED]
+        main = [each for each in offered if not each.probe.contract.is_optional]
+        if main:
+            self.model = main[0].probe.offer.model
+            self.findings += _check_without_key(self._server, main[0].probe)
+        for outcome in offered:
+            self._progress(outcome.probe.contract.name)
+            run_checks(outcome)
+        if not any(each.is_verdict for each in self.outcomes):
+            self.findings.append(_no_contract(probes, about))
+
+
+def _facts(conversation: _Conversation, root: str) -> dict[str, Any]:
+    return {
+        "model": conversation.model,
+        "base": root,
+        "contracts": [outcome.describe() for outcome in conversation.outcomes],
+    }
+
+
+def _down(error: NoAnswerError) -> Finding:
+    if error.suspect is None:
+        return UNREACHABLE.broken(
+            shown(f"no answer: {error.what}"),
+            fix="check the address, and that the server runs",
+            reproduce=error.command,
+        )
+    return WENT_AWAY.broken(
+        shown(f"the server went away after: {error.suspect}"),
+        fix=shown(f"see the server's log; the next request found: {error.what}"),
+        reproduce=error.suspect,
     )
 
 
 def _check_health(server: Server) -> list[Finding]:
     try:
-        answer = server.get("/health")
+        answer = server.send(get("/health"))
     except NoAnswerError as error:
         if error.is_down:
             raise
-        return [
-            UNHEALTHY.broken(error.what, place="/health", reproduce=error.command),
-        ]
-    if answer.is_success or answer.status in _KEY_WANTED:
+        return [UNHEALTHY.broken(shown(error.what), place="/health", reproduce=error.command)]
+    except RateLimitedError as error:
+        return [UNHEALTHY.broken(shown(error.what), place="/health", reproduce=error.command)]
+    if answer.is_success or answer.is_key_wanted:
         return []
     what = f"`/health` answers {answer.status} {answer.excerpt}".strip()
-    return [UNHEALTHY.broken(what, place="/health", reproduce=answer.command)]
+    if answer.status >= 500:  # noqa: PLR2004 - the class of statuses
+        return [UNHEALTHY.broken(shown(what), place="/health", reproduce=answer.command)]
+    if server.address.origin != server.address.root:
+        # Where the API has a path of its own, the server's health need not.
+        at_origin = server.look_up(f"{server.address.origin}/health")
+        if at_origin is not None and at_origin.is_success:
+            return []
+    return [NO_HEALTH.broken(shown(what), place="/health", reproduce=answer.command)]
 
 
-def _model_name(server: Server) -> str:
-    """Return what the server calls its model, or something: many servers do not care."""
-    models = _value(server, "/v1/models")
-    entries = models.get("data")
-    if isinstance(entries, list) and entries and isinstance(entries[0], dict):
-        name = entries[0].get("id")
-        if isinstance(name, str):
-            return name
-    name = _value(server, "/info").get("model_id")
-    return name if isinstance(name, str) else "model"
-
-
-def _value(server: Server, path: str) -> dict[str, Any]:
-    try:
-        value = server.get(path).value
-    except NoAnswerError as error:
-        if error.is_down:
-            raise
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
-def _check_key(server: Server) -> list[Finding]:
-    """See whether the key is taken, and whether one is needed at all."""
-    try:
-        for contract in CONTRACTS:
-            answer = contract.probe(server)
-            if answer.status in _KEY_WANTED:
-                return [_key_refused(server, answer)]
-            if answer.is_success:
-                return _check_without_key(server, contract.checks[0].route)
-    except NoAnswerError as error:
-        if error.is_down:
-            raise
-    return []
-
-
-def _key_refused(server: Server, answer: Answer) -> Finding:
-    said = f": {answer.excerpt}" if answer.excerpt else ""
+def _key_refused(server: Server, probes: list[Probe]) -> Finding | None:
+    """See whether everybody who answered wants another key."""
+    main = [probe for probe in probes if not probe.contract.is_optional]
+    answered = [probe for probe in main if probe.verdict is not Verdict.ABSENT]
+    if not answered or any(probe.verdict is not Verdict.LOCKED for probe in answered):
+        return None
     return KEY_REFUSED.broken(
-        f"the server answers {answer.status}{said}",
+        shown(f"the server answers {answered[0].what}"),
         fix="put a key that it accepts into the file"
         if server.has_key
         else "name a file with the key: `--api-key-file FILE`",
-        reproduce=answer.command,
+        reproduce=answered[0].command,
     )
 
 
-def _check_without_key(server: Server, route: str) -> list[Finding]:
-    if not server.has_key:
+def _redirects(server: Server, probes: list[Probe]) -> Finding | None:
+    """See whether the server is somewhere else."""
+    main = [probe for probe in probes if not probe.contract.is_optional]
+    moved = [probe.answer for probe in main if probe.answer and probe.answer.is_redirect]
+    if not moved or any(probe.verdict is Verdict.OFFERED for probe in main):
+        return None
+    location = shown(moved[0].headers["location"])
+    return REDIRECTS.broken(
+        shown(f"`{server.address.shown}` answers {moved[0].status} and leads to `{location}`"),
+        fix="name the address it leads to, without the route at its end",
+        reproduce=moved[0].command,
+    )
+
+
+def _check_without_key(server: Server, probe: Probe) -> list[Finding]:
+    """See whether the key is needed at all."""
+    if not server.has_key or probe.answer is None:
         return []
-    answer = server.post(route, {}, with_key=False)
-    if answer.status in _KEY_WANTED:
+    try:
+        answer = server.send(probe.answer.request, with_key=False)
+    except NoAnswerError as error:
+        if error.is_down:
+            raise
+        return []
+    except RateLimitedError:
+        return []
+    if not answer.is_success:
         return []
     return [
         KEY_NOT_NEEDED.broken(
             f"a request without the key is answered with {answer.status}, not 401",
             fix="start the server with a key",
-            place=route,
+            place=probe.offer.route,
             reproduce=answer.command,
         )
     ]
 
 
-def _try(server: Server, contract: Contract) -> _Outcome:
-    """Run the checks of a contract, if the server offers it."""
-    route = contract.checks[0].route
-    try:
-        answer = contract.probe(server)
-    except NoAnswerError as error:
-        if error.is_down:
-            raise
-        broken = CONTRACT_BROKEN.broken(error.what, place=route, reproduce=error.command)
-        return _Outcome(contract=contract, verdict="broken", findings=(broken,), num_checks=1)
-    if answer.status in _NOT_OFFERED:
-        return _Outcome(contract=contract, verdict="not offered")
-    said = f"{answer.status} {answer.excerpt}".strip()
-    if answer.is_refusal:
-        refused = CONTRACT_REFUSED.broken(
-            f"`{route}` refuses a valid request: {said}", place=route, reproduce=answer.command
-        )
-        return _Outcome(contract=contract, verdict="refused", findings=(refused,))
-    if not answer.is_success:
-        broken = CONTRACT_BROKEN.broken(
-            f"`{route}` answers a valid request with {said}",
-            place=route,
-            reproduce=answer.command,
-        )
-        return _Outcome(contract=contract, verdict="broken", findings=(broken,), num_checks=1)
-    findings = tuple(
-        finding for check in contract.checks if (finding := _run(server, check)) is not None
+def _no_contract(probes: list[Probe], about: Description) -> Finding:
+    routes = ", ".join(f"`{each.routes[0]}`" for each in CONTRACTS if not each.is_optional)
+    refusals = [probe for probe in probes if probe.verdict is Verdict.REFUSED]
+    said = [f"`{each.offer.route}`: {each.what}" for each in refusals[:_MAX_SHOWN_REFUSALS]]
+    listed = about.listed_models[:_MAX_SHOWN_MODELS]
+    models = f"; it lists the models {', '.join(map(shown, listed))}" if listed else ""
+    what = "; ".join([f"none of {routes} answers", *said]) + models
+    return NO_CONTRACT.broken(
+        shown(what, max_characters=1_000),
+        fix="name the root of the server, without a route; name its model with `--model`",
+        reproduce="\n".join(each.command for each in refusals[:_MAX_SHOWN_REFUSALS]) or None,
     )
-    is_broken = any(finding.level is Level.ERROR for finding in findings)
-    return _Outcome(
-        contract=contract,
-        verdict="broken" if is_broken else "kept",
-        findings=findings,
-        num_checks=len(contract.checks),
-    )
-
-
-def _run(server: Server, check: Check) -> Finding | None:
-    try:
-        check.run(server)
-    except CheckFailedError as error:
-        return check.rule.broken(error.what, place=check.route, reproduce=error.answer.command)
-    except NoAnswerError as error:
-        if error.is_down:
-            raise
-        return check.rule.broken(error.what, place=check.route, reproduce=error.command)
-    return None

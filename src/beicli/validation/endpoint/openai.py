@@ -1,83 +1,116 @@
-"""What the OpenAI client relies on: `/v1/embeddings`."""
+"""What the OpenAI client and Baseten's Performance Client rely on: embeddings."""
 
 import base64
 import binascii
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from beicli.findings import Level
+from beicli.validation.endpoint.batches import (
+    Dialogue,
+    among_others,
+    in_a_large_batch,
+    in_parallel,
+)
 from beicli.validation.endpoint.checks import (
-    NUM_LONG_WORDS,
     SHORT_TEXT,
-    TEXTS,
+    CheckSkippedError,
     Contract,
-    Vector,
+    Offer,
     array_of,
+    brief,
     check,
     fail,
     is_count,
     mapping,
-    refused,
-    same_vector,
     succeeded,
+)
+from beicli.validation.endpoint.exchange import Answer, post
+from beicli.validation.endpoint.openai_refusals import (
+    REFUSALS,
+    ask_for_embedding,
+    embeddings_body,
+)
+from beicli.validation.endpoint.vectors import (
+    Vector,
+    different_direction,
+    different_numbers,
+    has_unit_length,
+    length,
     vector,
 )
-from beicli.validation.endpoint.exchange import Answer, Server
-
-_ROUTE = "/v1/embeddings"
-_MAX_LENGTH_ERROR = 1e-2
-_RETRIED = "clients retry what is not said to be their own fault"
 
 
-def _ask(server: Server, texts: object, **others: object) -> Answer:
-    return server.post(_ROUTE, {"model": server.model, "input": texts, **others})
-
-
-def _entries(answer: Answer, number: int) -> list[dict[str, object]]:
+def _entries(answer: Answer, number: int) -> list[dict[str, Any]]:
     body = mapping(succeeded(answer), answer, "the answer")
     entries = array_of(body.get("data"), number, answer, "`data`")
     return [mapping(entry, answer, "an entry of `data`") for entry in entries]
 
 
 def _vectors(answer: Answer, number: int) -> list[Vector]:
-    return [vector(entry.get("embedding"), answer) for entry in _entries(answer, number)]
+    entries = _entries(answer, number)
+    indices = [entry.get("index") for entry in entries]
+    if indices != list(range(number)):
+        fail(f"`index` must count the inputs from 0; found {brief(indices)}", answer)
+    return [vector(entry.get("embedding"), answer) for entry in entries]
 
 
-def _form(server: Server) -> None:
-    answer = _ask(server, SHORT_TEXT)
+def _dialogue(offer: Offer) -> Dialogue[Vector]:
+    return Dialogue(
+        body=lambda texts: embeddings_body(offer, list(texts)),
+        body_of_one=lambda text: embeddings_body(offer, offer.one(text)),
+        read=_vectors,
+        difference=different_numbers,
+    )
+
+
+def _form(offer: Offer) -> None:
+    answer = ask_for_embedding(offer)
     body = mapping(succeeded(answer), answer, "the answer")
     (entry,) = _entries(answer, 1)
     _vectors(answer, 1)
     if body.get("object") != "list" or entry.get("object") != "embedding":
         fail("`object` must be `list`, and `embedding` in each entry", answer)
-    if entry.get("index") != 0:
-        fail(f"`index` of the only entry is {entry.get('index')!r}", answer)
     if not isinstance(body.get("model"), str):
         fail("`model` is missing", answer)
 
 
-def _usage(server: Server) -> None:
-    answer = _ask(server, SHORT_TEXT)
+def _usage(offer: Offer) -> None:
+    answer = ask_for_embedding(offer)
     body = mapping(succeeded(answer), answer, "the answer")
     usage = mapping(body.get("usage"), answer, "`usage`")
     counts = [usage.get("prompt_tokens"), usage.get("total_tokens")]
     if not all(is_count(count) and count for count in counts):
-        fail(f"`usage` must count tokens; found {usage}", answer)
+        fail(f"`usage` must count tokens; found {brief(usage)}", answer)
 
 
-def _order(server: Server) -> None:
-    alone = [_vectors(_ask(server, text), 1)[0] for text in TEXTS]
-    answer = _ask(server, list(TEXTS))
-    indices = [entry.get("index") for entry in _entries(answer, len(TEXTS))]
-    if indices != list(range(len(TEXTS))):
-        fail(f"`index` must count the inputs from 0; found {indices}", answer)
-    for number, (wanted, found) in enumerate(zip(alone, _vectors(answer, len(TEXTS)), strict=True)):
-        same_vector(wanted, found, answer, f"input {number} among others is not as it is alone")
+def _performance_client(offer: Offer) -> None:
+    """It sends lists, and refuses a whole answer for one key that is missing."""
+    answer = offer.post(embeddings_body(offer, [SHORT_TEXT]))
+    body = mapping(succeeded(answer), answer, "the answer")
+    (entry,) = _entries(answer, 1)
+    usage = body.get("usage")
+    counts = usage if isinstance(usage, dict) else {}
+    wanted = {
+        "object": isinstance(body.get("object"), str),
+        "model": isinstance(body.get("model"), str),
+        "data[].object": isinstance(entry.get("object"), str),
+        "data[].index": is_count(entry.get("index")),
+        "data[].embedding": isinstance(entry.get("embedding"), list | str),
+        "usage.prompt_tokens": is_count(counts.get("prompt_tokens")),
+        "usage.total_tokens": is_count(counts.get("total_tokens")),
+    }
+    missing = [f"`{key}`" for key, is_there in wanted.items() if not is_there]
+    if missing:
+        fail(f"{', '.join(missing)} missing or of another type", answer)
 
 
-def _base64(server: Server) -> None:
-    (wanted,) = _vectors(_ask(server, SHORT_TEXT, encoding_format="float"), 1)
-    answer = _ask(server, SHORT_TEXT, encoding_format="base64")
+def _base64(offer: Offer) -> None:
+    plain = ask_for_embedding(offer, encoding_format="float")
+    (wanted,) = _vectors(plain, 1)
+    answer = ask_for_embedding(offer, encoding_format="base64")
     text = _entries(answer, 1)[0].get("embedding")
     if not isinstance(text, str):
         fail("with `encoding_format: base64` an embedding must be a text", answer)
@@ -88,120 +121,84 @@ def _base64(server: Server) -> None:
         fail("the embedding is not base64 of little-endian float32 numbers", answer)
     if not np.isfinite(found).all() or not found.any():
         fail("the embedding is not base64 of little-endian float32 numbers", answer)
-    same_vector(wanted, found, answer, "base64 and float are not the same numbers")
+    difference = different_numbers(wanted, found)
+    if difference is not None:
+        fail(f"base64 and float are not the same numbers: {difference}", plain, answer)
 
 
-def _unit_length(server: Server) -> None:
-    answer = _ask(server, SHORT_TEXT)
-    length = float(np.linalg.norm(_vectors(answer, 1)[0]))
-    if abs(length - 1) > _MAX_LENGTH_ERROR:
-        fail(f"the embedding has length {length:.3f}, not 1", answer)
+def _unit_length(offer: Offer) -> None:
+    answer = ask_for_embedding(offer)
+    (found,) = _vectors(answer, 1)
+    if not has_unit_length(found):
+        fail(f"the embedding has length {length(found):.3f}, not 1", answer)
 
 
-def _dimensions(server: Server) -> None:
-    whole = _vectors(_ask(server, SHORT_TEXT), 1)[0]
+def _dimensions(offer: Offer) -> None:
+    plain = ask_for_embedding(offer)
+    (whole,) = _vectors(plain, 1)
     wanted = max(len(whole) // 2, 1)
-    answer = _ask(server, SHORT_TEXT, dimensions=wanted)
-    if answer.is_refusal:
-        return  # not every model can be cut, and it says so
+    answer = ask_for_embedding(offer, dimensions=wanted)
+    if answer.is_refusal or answer.proves_nothing:
+        raise CheckSkippedError  # not every model can be cut, and it says so
     (found,) = _vectors(answer, 1)
     if len(found) != wanted:
         fail(f"`dimensions: {wanted}` gave {len(found):,} numbers", answer)
-    same_vector(whole[:wanted], found, answer, "shortened vectors are not the first numbers")
+    difference = different_direction(whole[:wanted], found) if whole[:wanted].any() else None
+    if difference is not None:
+        fail(f"shortened vectors are not the first numbers: {difference}", plain, answer)
+    if has_unit_length(whole) and not has_unit_length(found):
+        what = f"whole vectors have length 1, shortened ones {length(found):.3f}"
+        fail(what, plain, answer)
 
 
-def _too_many_dimensions(server: Server) -> None:
-    answer = _ask(server, SHORT_TEXT, dimensions=10**6)
-    refused(answer, "`dimensions` of a million")
-
-
-def _empty(server: Server) -> None:
-    refused(_ask(server, []), "an empty list of inputs")
-
-
-def _missing(server: Server) -> None:
-    answer = server.post(_ROUTE, {"model": server.model})
-    refused(answer, "a body without `input`")
-
-
-def _broken_json(server: Server) -> None:
-    answer = server.post_text(_ROUTE, '{"input": "cut off')
-    refused(answer, "a body that is no JSON")
-
-
-def _error_body(server: Server) -> None:
-    answer = server.post(_ROUTE, {"model": server.model})
-    body = answer.value if isinstance(answer.value, dict) else {}
-    inner = body.get("error")
-    text = inner.get("message") if isinstance(inner, dict) else body.get("message", inner)
-    if not isinstance(text, str):
-        # A router before the server may answer in plain words.
-        text = "" if body else answer.excerpt
-    if not text.strip():
-        fail("a refusal must say what is wrong", answer)
-
-
-def _long_text(server: Server) -> None:
-    body = {"model": server.model, "input": "word " * NUM_LONG_WORDS}
-    expression = f'{{"model": {server.model!r}, "input": "word " * {NUM_LONG_WORDS}}}'
-    answer = server.post(_ROUTE, body, as_python=expression)
-    if not answer.is_success and not answer.is_refusal:
-        fail(f"{NUM_LONG_WORDS:,} words were answered with {answer.status}", answer)
+def _asked(ask: Callable[[Offer, Dialogue[Vector]], None]) -> Callable[[Offer], None]:
+    return lambda offer: ask(offer, _dialogue(offer))
 
 
 OPENAI = Contract(
-    "OpenAI embeddings",
-    lambda server: _ask(server, SHORT_TEXT),
-    (
-        check("openai-form", _ROUTE, _form, "the OpenAI client reads these keys"),
-        check("openai-usage", _ROUTE, _usage, "costs are counted from it", level=Level.WARNING),
+    name="OpenAI embeddings",
+    routes=("/v1/embeddings", "/embeddings"),
+    probe=lambda offer: post(offer.route, embeddings_body(offer, offer.one(SHORT_TEXT))),
+    kinds=frozenset({"embedding"}),
+    checks=(
+        check("openai-form", _form, "the OpenAI client reads these keys"),
+        check("openai-usage", _usage, "costs are counted from it", level=Level.WARNING),
+        check(
+            "performance-client-embed",
+            _performance_client,
+            "Baseten's Performance Client fails where one of these is missing",
+        ),
         check(
             "openai-order",
-            _ROUTE,
-            _order,
+            _asked(among_others),
             "a vector of another text, or one that depends on its neighbours, is a wrong answer",
         ),
         check(
+            "openai-batch",
+            _asked(in_a_large_batch),
+            "corpora are embedded in batches, and nobody looks at each vector",
+        ),
+        check(
+            "openai-parallel",
+            _asked(in_parallel),
+            "many clients ask at the same time, and each must get its own vectors",
+        ),
+        check(
             "openai-base64",
-            _ROUTE,
             _base64,
             "the OpenAI client for Python asks for base64 unless it is told otherwise",
         ),
         check(
             "openai-unit-length",
-            _ROUTE,
             _unit_length,
             "indexes that rank by inner product expect vectors of length 1",
             level=Level.WARNING,
         ),
         check(
             "openai-dimensions",
-            _ROUTE,
             _dimensions,
             "an index of that many dimensions refuses anything else",
         ),
-        check(
-            "openai-too-many-dimensions",
-            _ROUTE,
-            _too_many_dimensions,
-            "whoever asks for more than there is must hear of it",
-            level=Level.WARNING,
-        ),
-        check("openai-empty", _ROUTE, _empty, "clients retry a 5xx and take a 200 for vectors"),
-        check("openai-missing", _ROUTE, _missing, _RETRIED),
-        check("openai-no-json", _ROUTE, _broken_json, _RETRIED),
-        check(
-            "openai-error-body",
-            _ROUTE,
-            _error_body,
-            "people see this text and nothing else",
-            level=Level.WARNING,
-        ),
-        check(
-            "openai-long-text",
-            _ROUTE,
-            _long_text,
-            "one long document must not look like a server that is down",
-        ),
+        *REFUSALS,
     ),
 )
