@@ -65,9 +65,10 @@ def test_the_readme_builds_its_own_example(name: str) -> None:
     assert [line[1:3] for line in commands if line[0] == "bei"] == [
         ["validate", f"examples/{name}"],
         ["build", f"examples/{name}"],
-        ["serve", "./engine"],
+        ["serve", f"engines/{name}"],
     ]
     build = next(line for line in commands if line[:2] == ["bei", "build"])
+    assert build[build.index("--output") + 1] == f"engines/{name}"
     assert ("openvino" in build) == (config.resources.accelerator is not None)
     is_local = config.trt_llm.build.checkpoint_repository.source is CheckpointSource.LOCAL
     assert (["make", "models"] in commands) == is_local
