@@ -69,7 +69,7 @@ _MODELS = st.builds(
     architecture=_TEXT,
     model_type=_TEXT,
     task=st.sampled_from(Task),
-    pooling=st.sampled_from(Pooling),
+    pooling=st.lists(st.sampled_from(Pooling), min_size=1, max_size=2).map(tuple),
     labels=st.lists(_TEXT, max_size=3).map(tuple),
     score_activation=st.sampled_from(ScoreActivation),
     hidden_size=_COUNT,
@@ -144,7 +144,7 @@ def test_an_answer_of_another_width_than_the_model_has_is_refused(manifest: Mani
 @pytest.mark.parametrize(
     "model",
     [
-        replace(MANIFEST.model, pooling=None),
+        replace(MANIFEST.model, pooling=()),
         replace(MANIFEST.model, task=Task.CLASSIFICATION, labels=("A", "B")),
     ],
 )
@@ -230,7 +230,8 @@ def test_an_unknown_key_is_named_wherever_it_stands(place: str) -> None:
         ("", "cpu_features", "bf16"),
         ("source", "repo", None),
         ("model", "task", "sorcery"),
-        ("model", "pooling", "MEAN"),
+        ("model", "pooling", ["MEAN"]),
+        ("model", "pooling", "mean"),
         ("model", "hidden_size", "32"),
         ("model", "hidden_size", 32.0),
         ("model", "hidden_size", True),

@@ -179,14 +179,14 @@ def test_a_checkpoint_that_is_not_there_leaves_nothing(tmp_path: Path) -> None:
 def test_a_model_that_cannot_be_served_leaves_nothing(
     tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
-    checkpoint = shutil.copytree(tiny_checkpoint, tmp_path / "max-pooling")
-    (checkpoint / "1_Pooling" / "config.json").write_text('{"pooling_mode": "max"}')
+    checkpoint = shutil.copytree(tiny_checkpoint, tmp_path / "other-pooling")
+    (checkpoint / "1_Pooling" / "config.json").write_text('{"pooling_mode": "attention"}')
     loaded = write_config(tmp_path, checkpoint)
 
-    with pytest.raises(UnsupportedModelError, match="asks for pooling max"):
+    with pytest.raises(UnsupportedModelError, match="asks for pooling attention"):
         run_build(loaded, tmp_path / "engine")
 
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.yaml", "max-pooling"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.yaml", "other-pooling"]
 
 
 def test_an_interrupted_build_leaves_nothing(

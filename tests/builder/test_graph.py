@@ -1,3 +1,4 @@
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -40,7 +41,10 @@ from beicli.model.spec import ModelSpec, Pooling, Task
 TOLERANCE = 1e-5
 REFERENCE_NAMES = {
     Pooling.CLS: "cls",
+    Pooling.MAX: "max",
     Pooling.MEAN: "mean",
+    Pooling.MEAN_SQRT_LEN: "mean_sqrt_len_tokens",
+    Pooling.WEIGHTED_MEAN: "weightedmean",
     Pooling.LAST_TOKEN: "lasttoken",
 }
 
@@ -89,6 +93,13 @@ def save_mpnet(directory: Path) -> Path:
     return save_checkpoint(directory, tiny_mpnet(), pooling="mean")
 
 
+def save_every_pooling(directory: Path) -> Path:
+    save_checkpoint(directory, tiny_roberta(), pooling="cls")
+    modes = json.dumps({"pooling_mode": list(REFERENCE_NAMES.values())})
+    (directory / "1_Pooling" / "config.json").write_text(modes)
+    return directory
+
+
 def save_qwen3(directory: Path) -> Path:
     return save_checkpoint(directory, tiny_qwen3(), pooling="lasttoken")
 
@@ -111,6 +122,7 @@ def save_causal_classifier(directory: Path) -> Path:
         "dense",
         save_roberta,
         save_mpnet,
+        save_every_pooling,
         save_qwen3,
         save_splade,
         save_classifier,
@@ -121,6 +133,7 @@ def save_causal_classifier(directory: Path) -> Path:
         "bert-mean-dense",
         "roberta-cls",
         "mpnet-mean",
+        "roberta-every-pooling",
         "qwen3-last-token",
         "bert-splade",
         "bert-classifier",
@@ -279,7 +292,7 @@ class BranchesOnValues(torch.nn.Module):
 def test_a_model_that_cannot_be_exported_is_a_build_error(
     tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
-    module = EmbeddingModule(BranchesOnValues(), Pooling.CLS, torch.nn.Sequential())
+    module = EmbeddingModule(BranchesOnValues(), (Pooling.CLS,), torch.nn.Sequential())
 
     with pytest.raises(BuildError, match="the model cannot be exported: ") as raised:
         export_onnx(module, inspect_checkpoint(tiny_checkpoint), tmp_path / "model.onnx")

@@ -35,7 +35,7 @@ def make_classifier(checkpoint: Path, **values: Any) -> None:
 def test_a_classifier_is_described(classifier: Path) -> None:
     spec = inspect_checkpoint(classifier)
 
-    assert (spec.task, spec.pooling) == (Task.CLASSIFICATION, None)
+    assert (spec.task, spec.pooling) == (Task.CLASSIFICATION, ())
     assert spec.labels == ("NEGATIVE", "POSITIVE")
     assert spec.score_activation is ScoreActivation.SOFTMAX
     assert (spec.relevance_label, spec.rerank_template) == (None, None)

@@ -24,7 +24,7 @@ def test_a_sound_checkpoint_is_described(checkpoint: Path) -> None:
         architecture="BertModel",
         model_type="bert",
         task=Task.EMBEDDING,
-        pooling=Pooling.MEAN,
+        pooling=(Pooling.MEAN,),
         hidden_size=32,
         embedding_dimension=32,
         num_hidden_layers=2,
@@ -46,7 +46,7 @@ def test_a_sound_checkpoint_is_described(checkpoint: Path) -> None:
 def test_a_real_checkpoint_is_described(minilm_checkpoint: Path) -> None:
     spec = inspect_checkpoint(minilm_checkpoint)
 
-    assert (spec.architecture, spec.pooling, spec.normalize) == ("BertModel", Pooling.MEAN, True)
+    assert (spec.architecture, spec.pooling, spec.normalize) == ("BertModel", (Pooling.MEAN,), True)
     assert (spec.hidden_size, spec.embedding_dimension, spec.num_hidden_layers) == (384, 384, 6)
     assert (spec.max_position_embeddings, spec.max_input_length) == (512, 256)
 
@@ -395,7 +395,7 @@ def test_given_pooling_stands_in_for_a_missing_recipe(checkpoint: Path) -> None:
 
     spec = inspect_checkpoint(checkpoint, pooling=Pooling.CLS)
 
-    assert spec.pooling is Pooling.CLS
+    assert spec.pooling == (Pooling.CLS,)
     assert not spec.normalize
 
 

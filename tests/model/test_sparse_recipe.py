@@ -45,7 +45,7 @@ def test_a_sparse_encoder_is_described(splade: Path, transformer: str, pooling: 
 
     spec = inspect_checkpoint(splade)
 
-    assert (spec.task, spec.pooling) == (Task.SPARSE_EMBEDDING, Pooling.SPLADE)
+    assert (spec.task, spec.pooling) == (Task.SPARSE_EMBEDDING, (Pooling.SPLADE,))
     assert (spec.embedding_dimension, spec.hidden_size) == (100, 32)
     assert (spec.labels, spec.normalize) == ((), False)
 
@@ -53,7 +53,7 @@ def test_a_sparse_encoder_is_described(splade: Path, transformer: str, pooling: 
 def test_max_and_relu_are_taken_where_the_pooling_says_nothing(splade: Path) -> None:
     write_json(splade / "1_SpladePooling" / "config.json", {})
 
-    assert inspect_checkpoint(splade).pooling is Pooling.SPLADE
+    assert inspect_checkpoint(splade).pooling == (Pooling.SPLADE,)
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_splade_asked_for_wins_over_an_ordinary_recipe(checkpoint: Path) -> None
 def test_pooling_asked_for_makes_a_sparse_encoder_an_embedding_model(splade: Path) -> None:
     spec = inspect_checkpoint(splade, pooling=Pooling.MEAN)
 
-    assert (spec.task, spec.pooling) == (Task.EMBEDDING, Pooling.MEAN)
+    assert (spec.task, spec.pooling) == (Task.EMBEDDING, (Pooling.MEAN,))
     assert spec.embedding_dimension == 32
 
 

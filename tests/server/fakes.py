@@ -146,7 +146,7 @@ def make_spec(task: Task = Task.EMBEDDING) -> ModelSpec:
         architecture="BertModel",
         model_type="bert",
         task=Task.EMBEDDING,
-        pooling=Pooling.MEAN,
+        pooling=(Pooling.MEAN,),
         hidden_size=DIMENSION,
         embedding_dimension=DIMENSION,
         num_hidden_layers=1,
@@ -165,12 +165,14 @@ def make_spec(task: Task = Task.EMBEDDING) -> ModelSpec:
     if task is Task.EMBEDDING:
         return spec
     if task is Task.SPARSE_EMBEDDING:
-        return replace(spec, task=task, pooling=Pooling.SPLADE, embedding_dimension=spec.vocab_size)
+        return replace(
+            spec, task=task, pooling=(Pooling.SPLADE,), embedding_dimension=spec.vocab_size
+        )
     is_reranker = task is Task.RERANKING
     return replace(
         spec,
         task=task,
-        pooling=None,
+        pooling=(),
         embedding_dimension=0,
         labels=LABELS[task],
         score_activation=ScoreActivation.SIGMOID if is_reranker else ScoreActivation.SOFTMAX,

@@ -167,7 +167,7 @@ def _check_consistency(manifest: Manifest) -> None:
     """See that the engine's answer has a number for each label, or each dimension."""
     model = manifest.model
     has_vectors = model.task in {Task.EMBEDDING, Task.SPARSE_EMBEDDING}
-    is_complete = model.pooling is not None if has_vectors else model.score_activation is not None
+    is_complete = bool(model.pooling) if has_vectors else model.score_activation is not None
     width = model.embedding_dimension if has_vectors else len(model.labels)
     answers = [each for each in manifest.outputs if each.name == _ANSWERS[model.task]]
     if not is_complete or [answer.shape[-1:] for answer in answers] != [(width,)]:

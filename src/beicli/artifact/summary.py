@@ -72,7 +72,7 @@ def differences(
 
 
 def _model_keys(manifest: Manifest) -> tuple[str, ...]:
-    if manifest.model.pooling is not None:
+    if manifest.model.pooling:
         return ("pooling", "embedding_dimension", "normalize")
     return ("labels", "score_activation")
 

@@ -171,7 +171,7 @@ def _check_buildable(
 
 
 def _warn_of_spec(spec: ModelSpec, pooling: Pooling | None, progress: Progress) -> None:
-    if spec.pooling is None and pooling is not None:
+    if not spec.pooling and pooling is not None:
         progress.warn(f"pooling `{pooling}` has no effect: `{spec.architecture}` has a head")
     warning = missing_template_warning(
         model_type=spec.model_type, labels=spec.labels, template=spec.rerank_template

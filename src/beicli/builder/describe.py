@@ -46,7 +46,7 @@ def describe_fallback(report: AccuracyReport) -> str:
 
 def _describe_task(spec: ModelSpec) -> str:
     if spec.task in {Task.EMBEDDING, Task.SPARSE_EMBEDDING}:
-        return f"pooling {spec.pooling}, {spec.embedding_dimension:,} dimensions"
+        return f"pooling {' + '.join(spec.pooling)}, {spec.embedding_dimension:,} dimensions"
     task = spec.task.replace("_", " ")
     num_labels = len(spec.labels)
     facts = f"{task}, {num_labels:,} {'label' if num_labels == 1 else 'labels'}"

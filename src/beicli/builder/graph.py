@@ -34,7 +34,7 @@ class EmbeddingModule(TaskModule):
     output_names = ("embeddings", "token_embeddings")
 
     def __init__(
-        self, encoder: torch.nn.Module, pooling: Pooling, dense: torch.nn.Sequential
+        self, encoder: torch.nn.Module, pooling: tuple[Pooling, ...], dense: torch.nn.Sequential
     ) -> None:
         super().__init__()
         self.encoder = encoder
@@ -45,8 +45,8 @@ class EmbeddingModule(TaskModule):
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         hidden = self.encoder(input_ids=input_ids, attention_mask=attention_mask)[0]
-        pooled = pool(hidden, attention_mask, self.pooling)
-        return self.dense(pooled).to(torch.float32), hidden.to(torch.float32)
+        pooled = [pool(hidden, attention_mask, kind) for kind in self.pooling]
+        return self.dense(torch.cat(pooled, dim=-1)).to(torch.float32), hidden.to(torch.float32)
 
 
 class SparseEmbeddingModule(TaskModule):
@@ -130,14 +130,24 @@ def pool(hidden: torch.Tensor, attention_mask: torch.Tensor, pooling: Pooling) -
     hidden: [batch, length, hidden_size]; attention_mask: [batch, length], padded right.
     Source: sentence-transformers `Pooling`.
     """
-    if pooling is Pooling.CLS:
-        return hidden[:, 0]
     mask = attention_mask.unsqueeze(-1).to(hidden.dtype)
-    if pooling is Pooling.LAST_TOKEN:
-        last = attention_mask.sum(dim=1, keepdim=True).to(torch.int64).unsqueeze(-1) - 1
-        return torch.gather(hidden, 1, last.expand(-1, 1, hidden.shape[-1])).squeeze(1)
-    assert pooling is Pooling.MEAN, "SPLADE is no pooling of hidden states"
-    return (hidden * mask).sum(dim=1) / mask.sum(dim=1)
+    match pooling:
+        case Pooling.CLS:
+            return hidden[:, 0]
+        case Pooling.LAST_TOKEN:
+            last = attention_mask.sum(dim=1, keepdim=True).to(torch.int64).unsqueeze(-1) - 1
+            return torch.gather(hidden, 1, last.expand(-1, 1, hidden.shape[-1])).squeeze(1)
+        case Pooling.MAX:
+            return hidden.masked_fill(mask == 0, torch.finfo(hidden.dtype).min).amax(dim=1)
+        case Pooling.MEAN:
+            return (hidden * mask).sum(dim=1) / mask.sum(dim=1)
+        case Pooling.MEAN_SQRT_LEN:
+            return (hidden * mask).sum(dim=1) / mask.sum(dim=1).sqrt()
+        case Pooling.WEIGHTED_MEAN:
+            weights = mask * torch.arange(1, hidden.shape[1] + 1, dtype=hidden.dtype).view(1, -1, 1)
+            return (hidden * weights).sum(dim=1) / weights.sum(dim=1)
+        case Pooling.SPLADE:
+            raise AssertionError("SPLADE is no pooling of hidden states")
 
 
 def graph_inputs(spec: ModelSpec) -> tuple[TensorInfo, ...]:

@@ -50,7 +50,6 @@ def load_module(directory: Path, spec: ModelSpec) -> TaskModule:
 def _task_module(directory: Path, model: Any, spec: ModelSpec) -> TaskModule:
     match spec.task:
         case Task.EMBEDDING:
-            assert spec.pooling is not None, "embedding models pool"
             dense = [_load_dense(directory, module) for module in spec.dense_modules]
             return EmbeddingModule(model, spec.pooling, torch.nn.Sequential(*dense))
         case Task.SPARSE_EMBEDDING:

@@ -33,7 +33,8 @@ def build(
         ),
     ] = "auto",
     pooling: Annotated[
-        Literal["cls", "mean", "last_token", "splade"] | None,
+        Literal["cls", "max", "mean", "mean_sqrt_len", "weighted_mean", "last_token", "splade"]
+        | None,
         typer.Option(envvar="BEI_POOLING", help="Override the checkpoint's pooling."),
     ] = None,
     overrides: Annotated[

@@ -96,7 +96,7 @@ def read_spec(
     _refuse_quantized(config)
     architecture = _architecture(config)
     facts = _task_facts(directory, config, architecture, pooling)
-    recipe = facts.recipe or Recipe(None, (), normalize=False)
+    recipe = facts.recipe or Recipe((), (), normalize=False)
     hidden_size = config.require_count(_first_key(config, "hidden_size", "dim", "d_model"))
     _check_dimensions(recipe, hidden_size)
     vocab_size = config.require_count("vocab_size")
@@ -176,7 +176,7 @@ def _task_facts(
             else "save it with sentence-transformers, which writes `modules.json`",
         )
     recipe = read_recipe(directory, pooling=pooling)
-    if recipe.pooling is not Pooling.SPLADE:
+    if Pooling.SPLADE not in recipe.pooling:
         return _TaskFacts(task=Task.EMBEDDING, recipe=recipe)
     if not is_masked_lm:
         raise UnsupportedModelError(
@@ -188,11 +188,10 @@ def _task_facts(
 
 
 def _embedding_dimension(recipe: Recipe, hidden_size: int, vocab_size: int) -> int:
-    if recipe.pooling is None:
-        return 0
-    if recipe.pooling is Pooling.SPLADE:
+    if Pooling.SPLADE in recipe.pooling:
         return vocab_size
-    return recipe.dense[-1].out_features if recipe.dense else hidden_size
+    pooled_size = hidden_size * len(recipe.pooling)
+    return recipe.dense[-1].out_features if recipe.dense else pooled_size
 
 
 def _refuse_quantized(config: CheckpointFile) -> None:
@@ -216,7 +215,7 @@ def _pad_token_id(config: CheckpointFile, vocab_size: int, *, default: int) -> i
 
 
 def _check_dimensions(recipe: Recipe, hidden_size: int) -> None:
-    size = hidden_size
+    size = hidden_size * len(recipe.pooling)
     for module in recipe.dense:
         if module.in_features != size:
             raise CheckpointError(

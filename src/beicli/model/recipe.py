@@ -11,16 +11,20 @@ from beicli.model.spec import Activation, DenseModule, Pooling
 # As `1_Pooling/config.json` has named the modes: flags until version 5, one key since.
 _POOLING_BY_NAME = {
     "cls": Pooling.CLS,
+    "max": Pooling.MAX,
     "mean": Pooling.MEAN,
+    "mean_sqrt_len_tokens": Pooling.MEAN_SQRT_LEN,
+    "weightedmean": Pooling.WEIGHTED_MEAN,
     "lasttoken": Pooling.LAST_TOKEN,
 }
+# In the order in which several are concatenated.
 _MODE_BY_FLAG = {
     "pooling_mode_cls_token": "cls",
-    "pooling_mode_mean_tokens": "mean",
-    "pooling_mode_lasttoken": "lasttoken",
     "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_tokens": "mean",
     "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
     "pooling_mode_weightedmean_tokens": "weightedmean",
+    "pooling_mode_lasttoken": "lasttoken",
 }
 # The order they are compiled in; another order, or a second pooling, would mean something else.
 _MODULE_ORDER = ("Transformer", "Pooling", "Dense", "Normalize")
@@ -39,10 +43,10 @@ _OVERRIDE_HINT = (
 class Recipe:
     """Pooling, then Dense modules in order, then unit length or not.
 
-    pooling: None for classifiers, which have no recipe.
+    pooling: several are concatenated; empty for classifiers, which have no recipe.
     """
 
-    pooling: Pooling | None
+    pooling: tuple[Pooling, ...]
     dense: tuple[DenseModule, ...]
     normalize: bool
 
@@ -70,11 +74,11 @@ def read_recipe(directory: Path, *, pooling: Pooling | None = None) -> Recipe:
     """
     if pooling is Pooling.SPLADE:
         # It weighs the vocabulary: what a recipe does with pooled vectors does not apply.
-        return Recipe(pooling, (), normalize=False)
+        return Recipe((pooling,), (), normalize=False)
     path = directory / "modules.json"
     if not path.is_file():
         if pooling is not None:
-            return Recipe(pooling, (), normalize=False)
+            return Recipe((pooling,), (), normalize=False)
         raise CheckpointError(
             f"embedding checkpoint is missing `modules.json` (expected at `{path}`)",
             hint=_OVERRIDE_HINT,
@@ -84,16 +88,18 @@ def read_recipe(directory: Path, *, pooling: Pooling | None = None) -> Recipe:
     if not _SPARSE_ONLY.isdisjoint(kinds):
         return _read_sparse_recipe(directory, modules, pooling)
     _check_order(kinds)
-    if pooling is None:
-        pooling_folder = next((folder for kind, folder in modules if kind == "Pooling"), None)
-        if pooling_folder is None:
-            raise CheckpointError("`modules.json` names no Pooling module", hint=_OVERRIDE_HINT)
-        pooling = _read_pooling(directory, pooling_folder)
     return Recipe(
-        pooling=pooling,
+        pooling=_find_pooling(directory, modules) if pooling is None else (pooling,),
         dense=tuple(_read_dense(directory, folder) for kind, folder in modules if kind == "Dense"),
         normalize=any(kind == "Normalize" for kind, _ in modules),
     )
+
+
+def _find_pooling(directory: Path, modules: list[tuple[str, str]]) -> tuple[Pooling, ...]:
+    folder = next((folder for kind, folder in modules if kind == "Pooling"), None)
+    if folder is None:
+        raise CheckpointError("`modules.json` names no Pooling module", hint=_OVERRIDE_HINT)
+    return _read_pooling(directory, folder)
 
 
 def _read_modules(path: Path) -> list[tuple[str, str]]:
@@ -137,7 +143,7 @@ def _read_sparse_recipe(
         )
     if pooling is None:
         _check_splade_pooling(directory, modules[1][1])
-    return Recipe(pooling or Pooling.SPLADE, (), normalize=False)
+    return Recipe((pooling or Pooling.SPLADE,), (), normalize=False)
 
 
 def _check_splade_pooling(directory: Path, folder: str) -> None:
@@ -168,7 +174,7 @@ def _check_order(kinds: list[str]) -> None:
         )
 
 
-def _read_pooling(directory: Path, folder: str) -> Pooling:
+def _read_pooling(directory: Path, folder: str) -> tuple[Pooling, ...]:
     name = f"{folder}/config.json"
     if not is_file(directory / name):
         raise CheckpointError(
@@ -182,13 +188,14 @@ def _read_pooling(directory: Path, folder: str) -> Pooling:
             hint="choose a model that pools over its prompts",
         )
     modes = _pooling_modes(config)
-    if len(modes) != 1 or modes[0] not in _POOLING_BY_NAME:
+    unknown = [mode for mode in modes if mode not in _POOLING_BY_NAME]
+    if unknown or not modes:
         raise UnsupportedModelError(
-            f"`{name}` asks for pooling {' + '.join(modes) or 'of no kind'}; supported is one of "
+            f"`{name}` asks for pooling {' + '.join(unknown) or 'of no kind'}; known are "
             f"{', '.join(_POOLING_BY_NAME)}",
             hint=_OVERRIDE_HINT,
         )
-    return _POOLING_BY_NAME[modes[0]]
+    return tuple(_POOLING_BY_NAME[mode] for mode in modes)
 
 
 def _pooling_modes(config: CheckpointFile) -> list[str]:
@@ -197,7 +204,12 @@ def _pooling_modes(config: CheckpointFile) -> list[str]:
         return [mode]
     if isinstance(mode, list):
         return [str(name) for name in mode]
-    return [name for flag, name in _MODE_BY_FLAG.items() if config.get(flag, bool, False)]
+    # A flag that is not of ours is of a newer sentence-transformers, or misspelt.
+    flags = [flag for flag in config.values if flag.startswith("pooling_mode_")]
+    strange = [flag for flag in flags if flag not in _MODE_BY_FLAG and config.values[flag]]
+    modes = [name for flag, name in _MODE_BY_FLAG.items() if config.get(flag, bool, False)]
+    # sentence-transformers takes the mean where every flag is false.
+    return [*modes, *strange] or ["mean"] * bool(flags)
 
 
 def _read_dense(directory: Path, folder: str) -> DenseModule:

@@ -21,11 +21,16 @@ class Task(StrEnum):
 class Pooling(StrEnum):
     """How token vectors become one vector.
 
-    splade: log(1 + relu) of the masked-language-model head's logits, the maximum over the tokens.
+    mean_sqrt_len: the sum over the square root of the number of tokens. weighted_mean: token i,
+    from 1, counts i times. splade: log(1 + relu) of the masked-language-model head's logits, the
+    maximum over the tokens.
     """
 
     CLS = "cls"
+    MAX = "max"
     MEAN = "mean"
+    MEAN_SQRT_LEN = "mean_sqrt_len"
+    WEIGHTED_MEAN = "weighted_mean"
     LAST_TOKEN = "last_token"
     SPLADE = "splade"
 
@@ -67,7 +72,7 @@ class ModelSpec:
     """A checkpoint's architecture, task and limits.
 
     architecture: the transformers class, such as `BertModel`.
-    pooling: None for classifiers, whose heads need none.
+    pooling: several are concatenated, in this order; empty for classifiers, whose heads need none.
     embedding_dimension: of what comes out, after Dense modules; the vocabulary's size for sparse
         embeddings, 0 for classifiers.
     max_position_embeddings: rows of the position table, as `config.json` states them.
@@ -88,7 +93,7 @@ class ModelSpec:
     architecture: str
     model_type: str
     task: Task
-    pooling: Pooling | None
+    pooling: tuple[Pooling, ...]
     hidden_size: int
     embedding_dimension: int
     num_hidden_layers: int

@@ -115,7 +115,7 @@ class InformationEndpoints:
 def describe_model_type(model: ModelSpec) -> dict[str, object]:
     """Return `model_type` of `/info`; `token_classifier` is the one that TEI does not have."""
     if model.task in {Task.EMBEDDING, Task.SPARSE_EMBEDDING}:
-        return {"embedding": {"pooling": model.pooling}}
+        return {"embedding": {"pooling": "+".join(model.pooling)}}
     labels = {
         "id2label": {str(index): label for index, label in enumerate(model.labels)},
         "label2id": {label: index for index, label in enumerate(model.labels)},

@@ -247,7 +247,7 @@ def _describe(spec: ModelSpec) -> dict[str, Any]:
     return {
         "architecture": spec.architecture,
         "task": spec.task,
-        "pooling": spec.pooling,
+        "pooling": list(spec.pooling),
         "labels": list(spec.labels),
         "max_input_length": spec.max_input_length,
         "routes": list(routes_of(spec)),
