@@ -5,6 +5,7 @@ float32 outputs with names of their own: those of `artifact.manifest.TOKEN_OUTPU
 every token, the others one for each sequence. Unit length, softmax and sigmoid come later.
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import ClassVar
 
@@ -158,6 +159,15 @@ def graph_inputs(spec: ModelSpec) -> tuple[TensorInfo, ...]:
     return tuple(TensorInfo(name=name, dtype="int32", shape=("batch", "length")) for name in names)
 
 
+def _rewritten(module: TaskModule, spec: ModelSpec) -> AbstractContextManager[None]:
+    """Put other code in place of what would not come out the same in a graph."""
+    if spec.model_type == "deberta-v2":
+        from beicli.builder.deberta import tabulated_distances  # noqa: PLC0415 - 0.1 s, for few
+
+        return tabulated_distances(module, num_positions=spec.max_position_embeddings)
+    return nullcontext()
+
+
 def export_onnx(module: TaskModule, spec: ModelSpec, path: Path) -> None:
     """Write the module's ONNX graph, batch and length dynamic; raises BuildError if it cannot."""
     names = [tensor.name for tensor in graph_inputs(spec)]
@@ -166,7 +176,7 @@ def export_onnx(module: TaskModule, spec: ModelSpec, path: Path) -> None:
     example = tuple(torch.ones(2, 7, dtype=torch.int32) for _ in names)
     dynamic = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
     try:
-        with quiet(), torch.no_grad():
+        with quiet(), torch.no_grad(), _rewritten(module, spec):
             program = torch.export.export(
                 module, example, dynamic_shapes=tuple(dynamic for _ in names)
             )

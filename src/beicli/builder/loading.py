@@ -27,7 +27,7 @@ from beicli.errors import BuildError, UnsupportedModelError
 from beicli.model.spec import DenseModule, ModelSpec, Task
 
 # Their scaled-dot-product attention does not export with a dynamic batch.
-_EAGER_MODEL_TYPES = frozenset({"mpnet", "deberta-v2", "gemma2"})
+_EAGER_MODEL_TYPES = frozenset({"mpnet", "deberta", "deberta-v2", "gemma2"})
 _DAMAGED_HINT = "fetch the checkpoint again, or choose another revision of it"
 _AUTO_CLASSES: dict[Task, Any] = {
     Task.EMBEDDING: AutoModel,
@@ -89,6 +89,8 @@ def _load_model(directory: Path, spec: ModelSpec) -> Any:
             f"the weights cannot be loaded: {first_line(error)}", hint=_DAMAGED_HINT
         ) from error
     _check_complete(found, spec)
+    # Nothing is generated. A cache's own branches on the length would be part of the graph.
+    model.config.use_cache = False
     return model
 
 
