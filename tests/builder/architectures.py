@@ -1,21 +1,15 @@
-"""Tiny models with random weights of every architecture that is compiled, each with its heads.
+"""Every architecture whose numbers are compared with transformers', each with its heads.
 
-Windows of sliding attention are short, so that short texts reach past them; no bias and no norm
-keeps its neutral starting value, and the few weights are large enough for attention to matter.
+Sizes are tiny. Windows of sliding attention are short, so that short texts reach past them, and
+weights are large enough for attention to matter. `docs/reference/models.md` is made of this table.
 """
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
-
-import torch
-import transformers
-from tests.builder.tiny_models import save_checkpoint, save_model, vocab_size
 
 WINDOW = 48
 _SLIDING_WINDOW = 8
-_LABELS = ("O", "B-PER", "I-PER")
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,25 +111,3 @@ def cases() -> Iterator[tuple[Architecture, str]]:
     for architecture in ARCHITECTURES:
         for head in architecture.heads:
             yield architecture, head
-
-
-def save_random(directory: Path, architecture: Architecture, head: str) -> Path:
-    """Save a random model of that class, as its kind of checkpoint is published."""
-    model_class = getattr(transformers, architecture.prefix + head)
-    ids = {"vocab_size": vocab_size(), "pad_token_id": int(architecture.has_offset)}
-    labels = {"id2label": dict(enumerate(_LABELS))} if head.endswith("Classification") else {}
-    config = model_class.config_class(
-        **architecture.config,
-        **ids,
-        **labels,
-        max_position_embeddings=WINDOW + 2 * architecture.has_offset,
-    )
-    torch.manual_seed(1)
-    model = model_class(config)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() == 1:
-                parameter.add_(0.1 * torch.randn_like(parameter))
-    if head == "Model":
-        return save_checkpoint(directory, model, pooling=architecture.pooling)
-    return save_model(directory, model)

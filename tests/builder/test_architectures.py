@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from tests.builder.architectures import WINDOW, Architecture, cases, save_random
+from tests.builder.architectures import WINDOW, Architecture, cases
+from tests.builder.random_models import save_random
 
 from beicli.artifact.manifest import OPENVINO_MODEL
 from beicli.builder import openvino
