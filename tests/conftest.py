@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 settings.register_profile("beicli", deadline=None)
 settings.load_profile("beicli")
 
+# Threads of OpenMP that wait for a core which another worker holds make torch many times slower.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 _REPOSITORY = Path(__file__).parent.parent
 
 

@@ -1,3 +1,5 @@
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -65,13 +67,19 @@ def test_check_option_exits_0_when_pages_are_fresh() -> None:
 def test_check_option_exits_1_and_writes_nothing_when_a_page_is_stale(
     tmp_path: Path, arguments: list[str]
 ) -> None:
-    script = tmp_path / "generate.py"
-    script.write_text((DOCS / "generate.py").read_text(encoding="utf-8"), encoding="utf-8")
+    directory = tmp_path / "docs"
+    directory.mkdir()
+    for script in DOCS.glob("*.py"):
+        shutil.copyfile(script, directory / script.name)
 
     done = subprocess.run(
-        [sys.executable, str(script), *arguments], capture_output=True, text=True, check=False
+        [sys.executable, str(directory / "generate.py"), *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"PYTHONPATH": str(DOCS.parent)},
     )
 
     assert done.returncode == len(arguments)
-    assert bool(stale_pages(tmp_path)) == bool(arguments)
+    assert bool(stale_pages(directory)) == bool(arguments)
     assert ("stale: " in done.stderr) == bool(arguments)
