@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
 from urllib.parse import unquote, urlsplit
 
 import pytest
 from huggingface_hub import constants
+from tests.loopback import listening
 
 REPO = "someone/tiny-model"
 COMMIT = "1" * 40
@@ -61,16 +61,8 @@ class FakeHub:
 
     @contextmanager
     def serving(self) -> Iterator[None]:
-        server = _Server(self)
-        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        self.endpoint = f"http://127.0.0.1:{server.server_port}"
-        try:
+        with listening(_Server(self)) as self.endpoint:
             yield
-        finally:
-            server.shutdown()
-            thread.join()
-            server.server_close()
 
 
 class _Server(ThreadingHTTPServer):

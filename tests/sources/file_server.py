@@ -5,7 +5,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
+
+from tests.loopback import listening
 
 
 @dataclass(slots=True)
@@ -29,16 +30,8 @@ class FileServer:
 
     @contextmanager
     def serving(self) -> Iterator[None]:
-        server = _Server(self)
-        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        self.endpoint = f"http://127.0.0.1:{server.server_port}"
-        try:
+        with listening(_Server(self)) as self.endpoint:
             yield
-        finally:
-            server.shutdown()
-            thread.join()
-            server.server_close()
 
 
 class _Server(ThreadingHTTPServer):

@@ -7,11 +7,11 @@ import re
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape
 
 import pytest
+from tests.loopback import listening
 from tests.sources.silent_server import silent_server
 
 from beicli.config.schema import CheckpointRepository, CheckpointSource
@@ -102,13 +102,8 @@ class _Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def endpoint() -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
-    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}/account"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with listening(ThreadingHTTPServer(("127.0.0.1", 0), _Handler)) as address:
+        yield f"{address}/account"
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,6 @@ import urllib.request
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from threading import Thread
 from types import SimpleNamespace
 from urllib.parse import quote
 
@@ -15,6 +14,7 @@ import google.auth
 import pytest
 from gcp_storage_emulator.server import create_server
 from google.auth.exceptions import DefaultCredentialsError
+from tests.loopback import listening
 from tests.sources.silent_server import silent_server
 
 from beicli.config.schema import CheckpointRepository, CheckpointSource
@@ -137,14 +137,9 @@ class _Anonymous(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def private_bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    server = HTTPServer(("127.0.0.1", 0), _Anonymous)
-    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{server.server_port}")
-    yield
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with listening(HTTPServer(("127.0.0.1", 0), _Anonymous)) as address:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", address)
+        yield
 
 
 @pytest.mark.parametrize(

@@ -99,6 +99,11 @@ def others_scores(exchange: Exchange) -> None:
         entry[key] = 0.003
 
 
+def beyond_one(exchange: Exchange) -> None:
+    for entry in exchange.value:
+        entry["score"] += 1
+
+
 def negated(exchange: Exchange) -> None:
     for entry in exchange.value["data"]:
         entry["embedding"] = [-number for number in entry["embedding"]]
@@ -205,19 +210,20 @@ _EMBEDDINGS: list[tuple[str, Task, Change]] = [
     ("tei-no-truncate", V, answered("/embed", has("truncate", False), 200)),
     ("tei-sparse-form", S, when("/embed_sparse", is_always, emptied)),
     ("tei-sparse-form", S, when("/embed_sparse", is_always, weights_times(-1))),
-    ("tei-sparse", S, when("/embed_sparse", lambda b: num_inputs(b) > 1, weights_times(5))),
+    ("tei-sparse-order", S, when("/embed_sparse", lambda b: num_inputs(b) > 1, weights_times(5))),
     ("tei-sparse-batch", S, when("/embed_sparse", is_large, backwards)),
     ("tei-sparse-parallel", S, again("/embed_sparse", emptied)),
     ("tei-sparse-empty", S, answered("/embed_sparse", has("inputs", []), 500)),
 ]
 _SCORES: list[tuple[str, Task, Change]] = [
+    ("rerank-form", R, when("/rerank", is_always, beyond_one)),
     ("rerank-order", R, when("/rerank", is_always, shift("score"))),
     ("rerank-order", R, when("/rerank", is_always, indices_backwards)),
     ("rerank-batch", R, when("/rerank", is_large, shift("score"))),
     ("rerank-parallel", R, again("/rerank", others_scores)),
     ("rerank-equal-scores", R, when("/rerank", is_always, others_scores)),
     ("rerank-raw-scores", R, answered("/rerank", has("raw_scores", True), 500)),
-    ("predict-large-batch", C, when("/predict", is_large, backwards)),
+    ("predict-batch", C, when("/predict", is_large, backwards)),
     ("predict-parallel", C, again("/predict", half)),
     ("predict-raw-scores", C, answered("/predict", has("raw_scores", True), 500)),
     ("predict-sum", C, when("/predict", is_always, half)),

@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
 from typing import Any
 
 import httpx2
+from tests.loopback import listening
 
 
 @dataclass(slots=True)
@@ -75,15 +75,8 @@ def proxy(url: str, change: Change) -> Iterator[str]:
             """Stay silent."""
 
     server = Listener(("127.0.0.1", 0), Handler)
-    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
-        client.close()
+    with client, listening(server) as address:
+        yield address
 
 
 def _value(content: bytes) -> Any:

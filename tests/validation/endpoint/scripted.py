@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
-from threading import Thread
 from typing import Any
 
 import numpy as np
+from tests.loopback import listening
 from tests.validation.endpoint.proxy import Listener
 
 
@@ -69,14 +69,8 @@ def scripted(script: Script) -> Iterator[str]:
             """Stay silent."""
 
     server = Listener(("127.0.0.1", 0), Handler)
-    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with listening(server) as address:
+        yield address
 
 
 def vector_of(text: object, dimensions: int) -> list[float]:

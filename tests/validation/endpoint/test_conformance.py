@@ -156,7 +156,7 @@ SPOILED: list[tuple[str, Task, Change]] = [
     ("tei-tokenize", V, at("/tokenize", lambda e: e.value[0][0].pop("id"))),
     ("tei-embed-all", V, at("/embed_all", lambda e: e.value[0][0].append(0.0))),
     (
-        "tei-sparse",
+        "tei-sparse-order",
         Task.SPARSE_EMBEDDING,
         at(
             "/embed_sparse",
@@ -174,7 +174,7 @@ SPOILED: list[tuple[str, Task, Change]] = [
     ("cohere-rerank", Task.RERANKING, at("/v2/rerank", lambda e: e.value["results"].reverse())),
     ("jina-rerank", Task.RERANKING, at("/v1/rerank", lambda e: e.value["results"].pop())),
     ("predict-form", Task.CLASSIFICATION, at("/predict", backwards, when='"inputs": "')),
-    ("predict-batch", Task.CLASSIFICATION, at("/predict", backwards, when='"inputs": [[')),
+    ("predict-order", Task.CLASSIFICATION, at("/predict", backwards, when='"inputs": [[')),
     ("predict-empty", Task.CLASSIFICATION, refusals_at("/predict", 200)),
     (
         "predict-tokens-form",

@@ -8,7 +8,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from beicli.validation.endpoint.checks import TEXTS, CheckSkippedError, Offer, fail
+from beicli.validation.endpoint.checks import (
+    TEXTS,
+    Check,
+    CheckSkippedError,
+    Offer,
+    check,
+    fail,
+)
 from beicli.validation.endpoint.exchange import Answer, post
 
 T = TypeVar("T")
@@ -37,6 +44,28 @@ class Dialogue(Generic[T]):
     read: Callable[[Answer, int], list[T]]
     difference: Callable[[T, T], str | None]
     texts: tuple[str, ...] = TEXTS
+
+
+def own_answer_checks(
+    prefix: str, dialogue: Callable[[Offer], Dialogue[T]], *, why: str
+) -> tuple[Check, ...]:
+    """Make the checks of a contract that ask whether a text's answer is its own.
+
+    why: what an answer that is another text's means to who reads it.
+    """
+    return (
+        check(f"{prefix}-order", lambda offer: among_others(offer, dialogue(offer)), why),
+        check(
+            f"{prefix}-batch",
+            lambda offer: in_a_large_batch(offer, dialogue(offer)),
+            "corpora are computed in batches, and nobody looks at each answer",
+        ),
+        check(
+            f"{prefix}-parallel",
+            lambda offer: in_parallel(offer, dialogue(offer)),
+            "many clients ask at the same time, and each must get its own answer",
+        ),
+    )
 
 
 def among_others(offer: Offer, dialogue: Dialogue[T]) -> None:

@@ -4,12 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from beicli.validation.endpoint.batches import (
-    Dialogue,
-    among_others,
-    in_a_large_batch,
-    in_parallel,
-)
+from beicli.validation.endpoint.batches import Dialogue, own_answer_checks
 from beicli.validation.endpoint.checks import (
     CheckSkippedError,
     Contract,
@@ -189,20 +184,10 @@ PREDICT_TOKENS = Contract(
         check(
             "predict-tokens-form", _form, "clients cut entities out of their text by these offsets"
         ),
-        check(
-            "predict-tokens-order",
-            lambda offer: among_others(offer, _dialogue()),
-            "entities of another text are a wrong answer",
-        ),
-        check(
-            "predict-tokens-batch",
-            lambda offer: in_a_large_batch(offer, _dialogue()),
-            "entities of another text are a wrong answer",
-        ),
-        check(
-            "predict-tokens-parallel",
-            lambda offer: in_parallel(offer, _dialogue()),
-            "many clients ask at the same time, and each must get its own entities",
+        *own_answer_checks(
+            "predict-tokens",
+            lambda _: _dialogue(),
+            why="entities of another text are a wrong answer",
         ),
         check("predict-tokens-aggregated", _aggregated, "clients ask for whole entities"),
         check(

@@ -2,18 +2,12 @@
 
 import base64
 import binascii
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from beicli.findings import Level
-from beicli.validation.endpoint.batches import (
-    Dialogue,
-    among_others,
-    in_a_large_batch,
-    in_parallel,
-)
+from beicli.validation.endpoint.batches import Dialogue, own_answer_checks
 from beicli.validation.endpoint.checks import (
     SHORT_TEXT,
     CheckSkippedError,
@@ -151,10 +145,6 @@ def _dimensions(offer: Offer) -> None:
         fail(what, plain, answer)
 
 
-def _asked(ask: Callable[[Offer, Dialogue[Vector]], None]) -> Callable[[Offer], None]:
-    return lambda offer: ask(offer, _dialogue(offer))
-
-
 OPENAI = Contract(
     name="OpenAI embeddings",
     routes=("/v1/embeddings", "/embeddings"),
@@ -168,20 +158,10 @@ OPENAI = Contract(
             _performance_client,
             "Baseten's Performance Client fails where one of these is missing",
         ),
-        check(
-            "openai-order",
-            _asked(among_others),
-            "a vector of another text, or one that depends on its neighbours, is a wrong answer",
-        ),
-        check(
-            "openai-batch",
-            _asked(in_a_large_batch),
-            "corpora are embedded in batches, and nobody looks at each vector",
-        ),
-        check(
-            "openai-parallel",
-            _asked(in_parallel),
-            "many clients ask at the same time, and each must get its own vectors",
+        *own_answer_checks(
+            "openai",
+            _dialogue,
+            why="a vector of another text, or that depends on its neighbours, is a wrong answer",
         ),
         check(
             "openai-base64",

@@ -5,12 +5,7 @@ from itertools import pairwise
 from typing import Any
 
 from beicli.findings import Level
-from beicli.validation.endpoint.batches import (
-    Dialogue,
-    among_others,
-    in_a_large_batch,
-    in_parallel,
-)
+from beicli.validation.endpoint.batches import Dialogue, own_answer_checks
 from beicli.validation.endpoint.checks import (
     SHORT_TEXT,
     TEXTS,
@@ -146,21 +141,7 @@ PREDICT = Contract(
     kinds=frozenset({"classifier"}),
     checks=(
         check("predict-form", _form, "clients take the first label"),
-        check(
-            "predict-batch",
-            lambda offer: among_others(offer, _dialogue(offer)),
-            "labels of another text are a wrong answer",
-        ),
-        check(
-            "predict-large-batch",
-            lambda offer: in_a_large_batch(offer, _dialogue(offer)),
-            "labels of another text are a wrong answer",
-        ),
-        check(
-            "predict-parallel",
-            lambda offer: in_parallel(offer, _dialogue(offer)),
-            "many clients ask at the same time, and each must get its own labels",
-        ),
+        *own_answer_checks("predict", _dialogue, why="labels of another text are a wrong answer"),
         check(
             "predict-raw-scores",
             _raw_scores,

@@ -1,15 +1,10 @@
 """What clients of rerankers rely on: `/rerank` of TEI, and Cohere's and Jina's."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from beicli.findings import Level
-from beicli.validation.endpoint.batches import (
-    Dialogue,
-    among_others,
-    in_a_large_batch,
-    in_parallel,
-)
+from beicli.validation.endpoint.batches import Dialogue, own_answer_checks
 from beicli.validation.endpoint.checks import (
     TEXTS,
     Contract,
@@ -124,7 +119,6 @@ def _form(offer: Offer) -> None:
     scores = _in_order_of_texts(answer, len(texts))
     if not all(0 <= score <= 1 for score in scores):
         fail(f"without `raw_scores` scores lie between 0 and 1; found {brief(scores)}", answer)
-    among_others(offer, _dialogue(offer))
 
 
 def _raw_scores(offer: Offer) -> None:
@@ -189,17 +183,8 @@ RERANK = Contract(
     other_form=lambda offer: post(offer.route, _documents_body(offer, _texts(offer))),
     kinds=frozenset({"reranker"}),
     checks=(
-        check("rerank-order", _form, _SAME_ORDER),
-        check(
-            "rerank-batch",
-            lambda offer: in_a_large_batch(offer, _dialogue(offer)),
-            "searches rank tens of texts at once",
-        ),
-        check(
-            "rerank-parallel",
-            lambda offer: in_parallel(offer, _dialogue(offer)),
-            "many clients ask at the same time, and each must get its own scores",
-        ),
+        check("rerank-form", _form, "clients read a score for the index of each text"),
+        *own_answer_checks("rerank", _dialogue, why=_SAME_ORDER),
         check("rerank-equal-scores", _unequal, _UNTRAINED, level=Level.WARNING),
         check(
             "rerank-raw-scores",
@@ -213,26 +198,13 @@ RERANK = Contract(
 
 
 def _documents_contract(name: str, routes: tuple[str, ...], prefix: str, why: str) -> Contract:
-    def asked(ask: Callable[[Offer, Dialogue[float]], None]) -> Callable[[Offer], None]:
-        return lambda offer: ask(offer, _documents_dialogue(offer))
-
     return Contract(
         name=name,
         routes=routes,
         probe=lambda offer: post(offer.route, _documents_body(offer, _texts(offer))),
         checks=(
             check(f"{prefix}-rerank", _top_n, why),
-            check(f"{prefix}-rerank-order", asked(among_others), _SAME_ORDER),
-            check(
-                f"{prefix}-rerank-batch",
-                asked(in_a_large_batch),
-                "searches rank tens of texts at once",
-            ),
-            check(
-                f"{prefix}-rerank-parallel",
-                asked(in_parallel),
-                "many clients ask at the same time, and each must get its own scores",
-            ),
+            *own_answer_checks(f"{prefix}-rerank", _documents_dialogue, why=_SAME_ORDER),
             check(
                 f"{prefix}-rerank-equal-scores",
                 _unequal_documents,

@@ -2,12 +2,7 @@
 
 from typing import Any
 
-from beicli.validation.endpoint.batches import (
-    Dialogue,
-    among_others,
-    in_a_large_batch,
-    in_parallel,
-)
+from beicli.validation.endpoint.batches import Dialogue, own_answer_checks
 from beicli.validation.endpoint.checks import (
     SHORT_TEXT,
     TEXTS,
@@ -82,20 +77,8 @@ SPARSE = Contract(
     kinds=frozenset({"sparse embedding"}),
     checks=(
         check("tei-sparse-form", _weights_form, "an inverted index finds nothing without weights"),
-        check(
-            "tei-sparse",
-            lambda offer: among_others(offer, _dialogue(offer)),
-            "an inverted index is built of these pairs",
-        ),
-        check(
-            "tei-sparse-batch",
-            lambda offer: in_a_large_batch(offer, _dialogue(offer)),
-            "corpora are embedded in batches, and nobody looks at each vector",
-        ),
-        check(
-            "tei-sparse-parallel",
-            lambda offer: in_parallel(offer, _dialogue(offer)),
-            "many clients ask at the same time, and each must get its own vectors",
+        *own_answer_checks(
+            "tei-sparse", _dialogue, why="an inverted index is built of these pairs"
         ),
         check(
             "tei-sparse-empty",

@@ -3,12 +3,7 @@
 from typing import Any
 
 from beicli.findings import Level
-from beicli.validation.endpoint.batches import (
-    Dialogue,
-    among_others,
-    in_a_large_batch,
-    in_parallel,
-)
+from beicli.validation.endpoint.batches import Dialogue, own_answer_checks
 from beicli.validation.endpoint.checks import (
     SHORT_TEXT,
     CheckSkippedError,
@@ -97,20 +92,10 @@ EMBED = Contract(
     probe=lambda offer: post(offer.route, {"inputs": offer.one(SHORT_TEXT)}),
     kinds=frozenset({"embedding"}),
     checks=(
-        check(
-            "tei-order",
-            lambda offer: among_others(offer, _dialogue(offer)),
-            "a vector of another text, or one that depends on its neighbours, is a wrong answer",
-        ),
-        check(
-            "tei-batch",
-            lambda offer: in_a_large_batch(offer, _dialogue(offer)),
-            "corpora are embedded in batches, and nobody looks at each vector",
-        ),
-        check(
-            "tei-parallel",
-            lambda offer: in_parallel(offer, _dialogue(offer)),
-            "many clients ask at the same time, and each must get its own vectors",
+        *own_answer_checks(
+            "tei",
+            _dialogue,
+            why="a vector of another text, or that depends on its neighbours, is a wrong answer",
         ),
         check("tei-normalize", _normalize, "clients choose whether length matters"),
         check("tei-truncate", _truncate, "who asks for truncation has long texts"),
