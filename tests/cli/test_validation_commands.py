@@ -11,6 +11,7 @@ from inline_snapshot import snapshot
 from tests.artifact.engines import build
 from tests.builder.builds import run_build, write_config
 from tests.server.fakes import live_server
+from tests.validation.endpoint.proxy import Exchange, proxy
 
 from beicli.cli.app import main
 
@@ -295,3 +296,21 @@ def test_diff_names_what_changed(run: Run, tmp_path: Path) -> None:
     assert json.loads(run("diff", "--json", "one", "two")[1]) == [
         {"place": "name", "left": "tiny", "right": "tinier"}
     ]
+
+
+def test_only_what_is_wrong_with_a_server_comes_with_commands_to_copy(run: Run) -> None:
+    def without_usage(exchange: Exchange) -> None:
+        if exchange.path == "/v1/embeddings" and isinstance(exchange.value, dict):
+            exchange.value.pop("usage", None)
+
+    with live_server() as server, proxy(server.url, without_usage) as url:
+        code, out, _ = run("validate", url)
+
+    assert code == 1
+    lines = out.splitlines()
+    commands = [line for line in lines if line.startswith("curl ")]
+    assert any(f"{url}/v1/embeddings" in command for command in commands)
+    # Refusals of routes that are not for this model are no more than a note.
+    assert not any("/rerank" in command for command in commands)
+    # On one line each, however narrow the terminal.
+    assert all(command.endswith("'") for command in commands)

@@ -72,9 +72,9 @@ def _place(finding: Finding) -> str:
 
 
 def _commands(findings: tuple[Finding, ...]) -> Iterator[str]:
-    """Yield what shows each finding on a server, under the rule's name."""
+    """Yield what shows each failure of a server, under the rule's name."""
     for finding in findings:
-        if finding.reproduce is not None:
+        if finding.reproduce is not None and finding.level is not Level.INFO:
             yield f"# {finding.rule}"
             yield from map(printable, finding.reproduce.splitlines())
             yield ""
