@@ -6,11 +6,11 @@ from beicli.artifact.report import (
     AccuracyReport,
     VectorReport,
 )
+from beicli.config.redaction import public_repo
 from beicli.config.schema import CheckpointRepository
 from beicli.model.rerank_templates import template_name
 from beicli.model.spec import ModelSpec, Task
 from beicli.sources.fetched import Checkpoint
-from beicli.sources.redaction import public_repo
 
 
 def describe_checkpoint(repository: CheckpointRepository, checkpoint: Checkpoint) -> str:

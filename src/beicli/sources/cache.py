@@ -23,10 +23,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from beicli.config.redaction import public_repo
 from beicli.config.schema import CheckpointRepository
 from beicli.errors import CheckpointError, CheckpointUnavailableError
 from beicli.sources.fetched import Checkpoint, CheckpointFiles
-from beicli.sources.redaction import public_repo
 
 _logger = logging.getLogger(__name__)
 _ENTRY_NAME = "entry.json"

@@ -4,7 +4,6 @@ Only looked at: what is there is never taken for all there is unless it can be b
 Source: the layout `models--ORG--NAME/{refs,snapshots}` of huggingface_hub.
 """
 
-import json
 import re
 from pathlib import Path
 
@@ -12,13 +11,13 @@ from huggingface_hub import constants
 
 from beicli.config.redaction import public_repo
 from beicli.config.schema import CheckpointRepository
-from beicli.errors import CheckpointUnavailableError
+from beicli.errors import CheckpointError, CheckpointUnavailableError
+from beicli.model.weights import TOKENIZER_NAME, check_weights
 from beicli.sources.fetched import CheckpointFiles
 from beicli.sources.files import is_weights, sizes_below
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_SHARD_INDEX = "model.safetensors.index.json"
-_NEEDED = frozenset({"config.json", "tokenizer.json"})
+_NEEDED = frozenset({"config.json", TOKENIZER_NAME})
 
 
 def look_into_cache(repository: CheckpointRepository) -> CheckpointFiles | None:
@@ -33,10 +32,10 @@ def look_into_cache(repository: CheckpointRepository) -> CheckpointFiles | None:
         commit = _commit(folder, repository.revision or constants.DEFAULT_REVISION)
         path = folder / "snapshots" / commit
         sizes = sizes_below(path)
-        is_whole = _shards(path) <= sizes.keys()
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        check_weights(path, sizes)
+    except (OSError, ValueError, CheckpointError):
         return None
-    if not is_whole or not sizes.keys() >= _NEEDED or not any(map(is_weights, sizes)):
+    if not sizes.keys() >= _NEEDED:
         return None
     headers = {name: path / name for name in sizes if is_weights(name)}
     return CheckpointFiles(path=path, sizes=sizes, headers=headers, resolved_revision=commit)
@@ -49,17 +48,6 @@ def not_in_cache(repository: CheckpointRepository) -> CheckpointUnavailableError
         f"`{name}` is not in the local cache, and `--offline` forbids fetching it",
         hint="run once without `--offline`, or point HF_HOME at a cache that has it",
     )
-
-
-def _shards(path: Path) -> set[str]:
-    """Return the files that the weights are spread over, as far as an index names them.
-
-    Raises what parsing raises if the index is not what it should be.
-    """
-    index = path / _SHARD_INDEX
-    if not index.is_file():
-        return set()
-    return set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
 
 
 def _commit(folder: Path, revision: str) -> str:

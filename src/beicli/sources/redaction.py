@@ -7,8 +7,6 @@ from typing import Any
 from beicli.config.redaction import MASK, public_repo
 from beicli.config.schema import CheckpointRepository, Config
 
-__all__ = ["public_config", "public_repo", "public_repository", "redact"]
-
 # The variables that the build reads; the values of all others may be credentials.
 _READ_VARIABLES = frozenset({"POOLING"})
 
