@@ -41,7 +41,8 @@ _CLOSING = """\
 An architecture of transformers that exports needs one line in `tests/builder/architectures.py`; the
 tests and this page follow. If its model type needs a rule of its own:
 
-- attention that does not export with a changing batch: `_EAGER_MODEL_TYPES` in `builder/loading.py`
+- attention that does not export with a changing batch: `_EAGER_MODEL_TYPES` of
+  `modeling/loading.py`
 - positions that are counted from the padding id: `_OFFSET_MODEL_TYPES` in `model/inspect.py`
 - code that comes out differently in a graph: a module in `builder/`, as `deberta.py`, and a line in
   `builder/graph.py`"""

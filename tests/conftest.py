@@ -50,6 +50,19 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_checkpoint(tmp_path_factory.mktemp("tiny") / "tiny-bert", tiny_bert())
 
 
+@pytest.fixture(scope="session")
+def dense_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A BERT with two Dense modules behind its pooling; read only."""
+    from tests.builder.tiny_models import Dense, save_checkpoint, tiny_bert
+
+    dense = (
+        Dense(32, 24),
+        Dense(24, 8, bias=False, activation="torch.nn.modules.linear.Identity"),
+    )
+    directory = tmp_path_factory.mktemp("tiny") / "tiny-dense"
+    return save_checkpoint(directory, tiny_bert(), dense=dense)
+
+
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "Iterator[FakeHub]":
     """A hub that the real client talks to, whose `main` lacks its files, and an empty cache."""

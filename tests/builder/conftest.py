@@ -5,23 +5,12 @@ from pathlib import Path
 
 import pytest
 from tests.builder.builds import Finished, Recorder, run_build, write_config
-from tests.builder.tiny_models import Dense, save_checkpoint, tiny_bert
 
 from beicli.builder import build
-from beicli.builder.graph import TaskModule, export_onnx
+from beicli.builder.graph import export_onnx
 from beicli.config.load import LoadedConfig
 from beicli.model.spec import ModelSpec
-
-
-@pytest.fixture(scope="session")
-def dense_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A BERT with two Dense modules behind its pooling; read only."""
-    dense = (
-        Dense(32, 24),
-        Dense(24, 8, bias=False, activation="torch.nn.modules.linear.Identity"),
-    )
-    directory = tmp_path_factory.mktemp("tiny") / "tiny-dense"
-    return save_checkpoint(directory, tiny_bert(), dense=dense)
+from beicli.modeling.tasks import TaskModule
 
 
 @pytest.fixture(scope="session")

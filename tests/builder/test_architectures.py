@@ -13,10 +13,11 @@ from tests.builder.random_models import save_random
 
 from beicli.artifact.manifest import OPENVINO_MODEL
 from beicli.builder import openvino
-from beicli.builder.graph import export_onnx, graph_inputs
-from beicli.builder.loading import load_module
+from beicli.builder.graph import export_onnx
 from beicli.model.inspect import inspect_checkpoint
 from beicli.model.spec import ModelSpec, Pooling
+from beicli.modeling.loading import load_module
+from beicli.modeling.tasks import graph_inputs
 from beicli.openvino_api import ov
 
 TOLERANCE = 1e-4

@@ -18,8 +18,6 @@ from tests.builder.builds import (
 from beicli.artifact.directory import EngineArtifact
 from beicli.artifact.golden import Float32
 from beicli.builder import build, openvino
-from beicli.builder.graph import TaskModule
-from beicli.builder.loading import load_module
 from beicli.builder.samples import Sample
 from beicli.builder.texts import REFERENCE_TEXTS
 from beicli.config.load import LoadedConfig
@@ -32,6 +30,8 @@ from beicli.errors import (
     UnsupportedModelError,
     UsageError,
 )
+from beicli.modeling.loading import load_module
+from beicli.modeling.tasks import TaskModule
 from beicli.pipeline.pipeline import compute_outputs
 
 

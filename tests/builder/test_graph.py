@@ -25,18 +25,18 @@ from tests.builder.tiny_models import (
 
 from beicli.artifact.manifest import OPENVINO_MODEL, TOKEN_OUTPUTS, TensorInfo
 from beicli.builder import openvino
-from beicli.builder.graph import (
-    EmbeddingModule,
-    SparseEmbeddingModule,
-    TaskModule,
-    export_onnx,
-    graph_inputs,
-    pool,
-)
-from beicli.builder.loading import load_module
+from beicli.builder.graph import export_onnx
 from beicli.errors import BuildError
 from beicli.model.inspect import inspect_checkpoint
 from beicli.model.spec import ModelSpec, Pooling, Task
+from beicli.modeling.loading import load_module
+from beicli.modeling.tasks import (
+    EmbeddingModule,
+    SparseEmbeddingModule,
+    TaskModule,
+    graph_inputs,
+    pool,
+)
 
 TOLERANCE = 1e-5
 REFERENCE_NAMES = {

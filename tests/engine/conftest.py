@@ -9,9 +9,10 @@ from tests.builder.tiny_models import save_checkpoint, tiny_bert
 
 from beicli.artifact.directory import EngineArtifact, seal_artifact, stage_artifact
 from beicli.builder import openvino
-from beicli.builder.graph import export_onnx, graph_inputs
-from beicli.builder.loading import load_module
+from beicli.builder.graph import export_onnx
 from beicli.model.inspect import inspect_checkpoint
+from beicli.modeling.loading import load_module
+from beicli.modeling.tasks import graph_inputs
 
 
 @pytest.fixture(scope="session")

@@ -36,8 +36,7 @@ from beicli.builder.describe import (
     describe_spec,
 )
 from beicli.builder.gate import AccuracyGate, Compute
-from beicli.builder.graph import export_onnx, graph_inputs
-from beicli.builder.loading import load_module
+from beicli.builder.graph import export_onnx
 from beicli.config.load import LoadedConfig, to_dict, to_yaml
 from beicli.config.redaction import public_repo
 from beicli.config.schema import (
@@ -52,6 +51,8 @@ from beicli.model.inspect import inspect_checkpoint
 from beicli.model.recipe import configured_pooling
 from beicli.model.rerank_templates import RerankRequest, missing_template_warning
 from beicli.model.spec import ModelSpec, Pooling
+from beicli.modeling.loading import load_module
+from beicli.modeling.tasks import graph_inputs
 from beicli.sources.checkpoint import fetch_checkpoint
 from beicli.sources.fetched import Checkpoint
 from beicli.sources.redaction import public_config

@@ -9,10 +9,10 @@ from beicli.artifact.golden import Float32, Sample, write_golden
 from beicli.artifact.manifest import Manifest
 from beicli.artifact.names import GOLDEN_NAME, REPORT_NAME
 from beicli.artifact.report import AccuracyReport, dump_report
-from beicli.builder.graph import TaskModule
 from beicli.builder.reference import reference_outputs
 from beicli.builder.samples import golden_samples, reference_samples
 from beicli.errors import AccuracyError
+from beicli.modeling.tasks import TaskModule
 
 Compute = Callable[[EngineArtifact, Sequence[Sample]], list[Float32]]
 

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from transformers import AutoTokenizer
 
 from beicli.artifact.golden import Sample, excerpt
-from beicli.builder.graph import TaskModule, graph_inputs
-from beicli.builder.quiet import quiet
 from beicli.errors import BuildError
 from beicli.model.spec import ModelSpec, Task
+from beicli.modeling.quiet import quiet
+from beicli.modeling.tasks import TaskModule, graph_inputs
 
 Float32 = NDArray[np.float32]
 

@@ -13,12 +13,12 @@ from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from tests.builder.tiny_models import MAX_POSITIONS
 
-from beicli.builder.graph import TaskModule
-from beicli.builder.loading import load_module
 from beicli.builder.texts import GOLDEN_TEXTS
 from beicli.errors import BuildError, UnsupportedModelError
 from beicli.model.inspect import inspect_checkpoint
 from beicli.model.spec import Activation, DenseModule, ModelSpec
+from beicli.modeling.loading import load_module
+from beicli.modeling.tasks import TaskModule
 
 TOLERANCE = 1e-5
 

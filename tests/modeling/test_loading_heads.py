@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 import torch
 from sentence_transformers import SparseEncoder
-from tests.builder.test_loading import change_config, change_weights, without
 from tests.builder.tiny_models import (
     save_checkpoint,
     save_model,
@@ -15,12 +14,13 @@ from tests.builder.tiny_models import (
     tiny_qwen3_reranker,
     tiny_token_classifier,
 )
+from tests.modeling.test_loading import change_config, change_weights, without
 
-from beicli.builder.graph import CausalClassificationModule, TaskModule
-from beicli.builder.loading import load_module
 from beicli.builder.texts import GOLDEN_TEXTS
 from beicli.errors import BuildError
 from beicli.model.inspect import inspect_checkpoint
+from beicli.modeling.loading import load_module
+from beicli.modeling.tasks import CausalClassificationModule, TaskModule
 
 TOLERANCE = 1e-5
 IDS = torch.tensor([[2, 40, 50, 3, 60, 70, 3]], dtype=torch.int32)

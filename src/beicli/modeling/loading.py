@@ -14,7 +14,10 @@ from transformers import (
     AutoModelForTokenClassification,
 )
 
-from beicli.builder.graph import (
+from beicli.errors import BuildError, UnsupportedModelError
+from beicli.model.spec import DenseModule, ModelSpec, Task
+from beicli.modeling.quiet import first_line, quiet
+from beicli.modeling.tasks import (
     CausalClassificationModule,
     ClassificationModule,
     EmbeddingModule,
@@ -22,9 +25,6 @@ from beicli.builder.graph import (
     TaskModule,
     TokenClassificationModule,
 )
-from beicli.builder.quiet import first_line, quiet
-from beicli.errors import BuildError, UnsupportedModelError
-from beicli.model.spec import DenseModule, ModelSpec, Task
 
 # Their scaled-dot-product attention does not export with a dynamic batch.
 _EAGER_MODEL_TYPES = frozenset({"mpnet", "deberta", "deberta-v2", "gemma2"})

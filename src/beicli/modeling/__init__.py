@@ -1,0 +1,1 @@
+"""A checkpoint as a network in torch: the transformers model and what its task makes of it."""
