@@ -10,7 +10,7 @@ from tests.model.checkpoint_folder import change_json, write_json
 from transformers import AutoModelForSequenceClassification
 
 from beicli.errors import CheckpointError
-from beicli.model.classifier import DEFAULT_TYPE_VOCAB_SIZES
+from beicli.model.classifier import DEFAULT_TYPE_VOCAB_SIZES, activation_warning
 from beicli.model.inspect import inspect_checkpoint
 from beicli.model.spec import Pooling, ScoreActivation, Task
 
@@ -80,6 +80,114 @@ def test_labels_that_do_not_exclude_each_other_score_each_for_itself(
     make_classifier(classifier, problem_type=problem_type)
 
     assert inspect_checkpoint(classifier).score_activation is activation
+
+
+SIGMOID = "torch.nn.modules.activation.Sigmoid"
+SOFTMAX = "torch.nn.modules.activation.Softmax"
+IDENTITY = "torch.nn.modules.linear.Identity"
+TANH = "torch.nn.modules.activation.Tanh"
+
+
+@pytest.mark.parametrize(
+    ("activation_fn", "problem_type", "expected"),
+    [
+        (SIGMOID, None, ScoreActivation.SIGMOID),
+        ("torch.nn.Sigmoid", None, ScoreActivation.SIGMOID),
+        (SIGMOID, "single_label_classification", ScoreActivation.SIGMOID),
+        (SOFTMAX, None, ScoreActivation.SOFTMAX),
+        (SOFTMAX, "multi_label_classification", ScoreActivation.SOFTMAX),
+        (IDENTITY, None, ScoreActivation.SOFTMAX),
+        (IDENTITY, "multi_label_classification", ScoreActivation.SIGMOID),
+        (TANH, None, ScoreActivation.SOFTMAX),
+        ("modeling.Sigmoid", None, ScoreActivation.SOFTMAX),
+    ],
+)
+def test_the_function_of_a_cross_encoder_decides_how_several_labels_score(
+    classifier: Path, activation_fn: str, problem_type: str | None, expected: ScoreActivation
+) -> None:
+    places: list[dict[str, Any]] = [
+        {"sentence_transformers": {"activation_fn": activation_fn, "version": "4.0.1"}},
+        {"sbert_ce_default_activation_function": activation_fn},
+    ]
+    for place in places:
+        make_classifier(classifier, problem_type=problem_type, **place)
+        assert inspect_checkpoint(classifier).score_activation is expected
+
+    # Version 6 has it in a file of its own, which comes first.
+    make_classifier(classifier, problem_type=problem_type)
+    write_json(classifier / "config_sentence_transformers.json", {"activation_fn": activation_fn})
+    assert inspect_checkpoint(classifier).score_activation is expected
+
+
+def test_the_newest_place_of_a_function_wins(classifier: Path) -> None:
+    make_classifier(
+        classifier,
+        sentence_transformers={"activation_fn": SIGMOID},
+        sbert_ce_default_activation_function=SOFTMAX,
+    )
+    assert inspect_checkpoint(classifier).score_activation is ScoreActivation.SIGMOID
+
+    write_json(classifier / "config_sentence_transformers.json", {"activation_fn": SOFTMAX})
+    assert inspect_checkpoint(classifier).score_activation is ScoreActivation.SOFTMAX
+
+
+@pytest.mark.parametrize("activation_fn", [SIGMOID, SOFTMAX, IDENTITY, TANH])
+def test_a_single_label_scores_by_its_sigmoid_whatever_is_stated(
+    classifier: Path, activation_fn: str
+) -> None:
+    make_classifier(
+        classifier,
+        id2label={"0": "LABEL_0"},
+        sentence_transformers={"activation_fn": activation_fn},
+    )
+
+    assert inspect_checkpoint(classifier).score_activation is ScoreActivation.SIGMOID
+
+
+def test_a_token_classifier_has_no_function_of_a_cross_encoder(classifier: Path) -> None:
+    make_classifier(
+        classifier,
+        architectures=["BertForTokenClassification"],
+        sentence_transformers={"activation_fn": SIGMOID},
+    )
+
+    assert inspect_checkpoint(classifier).score_activation is ScoreActivation.SOFTMAX
+    assert activation_warning(classifier, Task.TOKEN_CLASSIFICATION) is None
+
+
+@pytest.mark.parametrize(
+    ("labels", "activation_fn", "named"),
+    [
+        (1, SIGMOID, None),
+        (1, IDENTITY, None),
+        (1, None, None),
+        (1, SOFTMAX, "`Softmax`"),
+        (1, TANH, "`Tanh`"),
+        (2, SIGMOID, None),
+        (2, SOFTMAX, None),
+        (2, IDENTITY, None),
+        (2, TANH, "`Tanh`"),
+        (2, "modeling.Scaled", "`modeling.Scaled`"),
+        (2, 7, None),
+    ],
+)
+def test_a_function_that_is_not_applied_is_told_of(
+    classifier: Path, labels: int, activation_fn: Any, named: str | None
+) -> None:
+    make_classifier(
+        classifier,
+        id2label={str(index): f"name-{index}" for index in range(labels)},
+        sentence_transformers={"activation_fn": activation_fn},
+    )
+    spec = inspect_checkpoint(classifier)
+
+    warning = activation_warning(classifier, spec.task)
+
+    assert (warning is None) == (named is None)
+    if warning is not None:
+        assert f"`activation_fn` is {named}, which is not applied" in warning
+        assert f"scores are the {spec.score_activation} of the logits" in warning
+        assert "`raw_scores: true`" in warning
 
 
 def test_labels_come_in_the_order_of_their_ids(classifier: Path) -> None:

@@ -191,7 +191,7 @@ def test_dropout_does_nothing(checkpoint: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", ["LSTM", "WordEmbeddings", "custom_st.Transformer", "pylate.models.Dense.Dense"]
+    "kind", ["LSTM", "WordEmbeddings", "custom_module.Transformer", "pylate.models.Dense.Dense"]
 )
 def test_a_module_that_is_not_known_is_refused_by_name(checkpoint: Path, kind: str) -> None:
     write_modules(checkpoint, ("Transformer", ""), (kind, "1"), ("Pooling", "1_Pooling"))

@@ -51,18 +51,6 @@ def test_a_module_says_what_sentence_transformers_says(
     np.testing.assert_allclose(normalized, expected, rtol=0, atol=TOLERANCE)
 
 
-def test_weights_are_computed_in_float32_whatever_they_are_stored_in(
-    tiny_checkpoint: Path, tmp_path: Path
-) -> None:
-    checkpoint = shutil.copytree(tiny_checkpoint, tmp_path / "half")
-    change_weights(checkpoint, lambda weights: {k: v.half() for k, v in weights.items()})
-    change_config(checkpoint, dtype="float16")
-
-    _, module = load(checkpoint)
-
-    assert {parameter.dtype for parameter in module.parameters()} == {torch.float32}
-
-
 def test_a_pooler_that_was_not_saved_is_not_missed(tiny_checkpoint: Path, tmp_path: Path) -> None:
     checkpoint = shutil.copytree(tiny_checkpoint, tmp_path / "no-pooler")
     change_weights(checkpoint, without("pooler"))

@@ -1,5 +1,7 @@
 """What `config.json` says of a classifier: its labels, how they score, what the model is told."""
 
+from pathlib import Path
+
 from beicli.errors import CheckpointError
 from beicli.model.files import CheckpointFile
 from beicli.model.spec import ScoreActivation, Task
@@ -8,6 +10,7 @@ _LABELS_HINT = (
     'give every output of the last layer a name, such as `"id2label": {"0": "NEGATIVE", '
     '"1": "POSITIVE"}`'
 )
+_KNOWN_ACTIVATIONS = {"Sigmoid": ScoreActivation.SIGMOID, "Softmax": ScoreActivation.SOFTMAX}
 # Rows of the token type table when `config.json` does not state `type_vocab_size`: the defaults of
 # transformers. A model type that is not here is told nothing of token types.
 DEFAULT_TYPE_VOCAB_SIZES = {
@@ -78,18 +81,65 @@ def classifier_task(architecture: str, labels: tuple[str, ...]) -> Task:
     return Task.RERANKING if len(labels) == 1 else Task.CLASSIFICATION
 
 
-def read_activation(config: CheckpointFile, task: Task) -> ScoreActivation:
-    """Return how logits become scores: each for itself where labels do not exclude each other."""
+def read_activation(directory: Path, config: CheckpointFile, task: Task) -> ScoreActivation:
+    """Return how logits become scores: each for itself where labels do not exclude each other.
+
+    The routes answer probabilities, as those of BEI and text-embeddings-inference do: the sigmoid
+    of a single label whatever the checkpoint says. Of several labels the function decides that a
+    CrossEncoder of sentence-transformers would apply, if it is Sigmoid or Softmax; else
+    `problem_type` does. Identity, the commonest, says that the model's own numbers are logits:
+    `raw_scores: true` gives them. Any other function is not applied, of which `activation_warning`
+    tells: it leaves the logits as they are, so that clients can apply it themselves, and refusing
+    the model would take more from them than it gives.
+    """
     if task is Task.RERANKING:
         return ScoreActivation.SIGMOID
+    if task is not Task.CLASSIFICATION:
+        return ScoreActivation.SOFTMAX
+    stated = _KNOWN_ACTIVATIONS.get(_stated_activation(directory, config))
+    if stated is not None:
+        return stated
     # Several regression outputs are several quantities: softmax would mix them.
     is_independent = config.get("problem_type", str, "") in {
         "multi_label_classification",
         "regression",
     }
-    if task is Task.CLASSIFICATION and is_independent:
-        return ScoreActivation.SIGMOID
-    return ScoreActivation.SOFTMAX
+    return ScoreActivation.SIGMOID if is_independent else ScoreActivation.SOFTMAX
+
+
+def activation_warning(directory: Path, task: Task) -> str | None:
+    """Say so if the checkpoint states a function over its logits that `read_activation` drops."""
+    if task not in {Task.CLASSIFICATION, Task.RERANKING}:
+        return None
+    config = CheckpointFile.read(directory, "config.json")
+    name = _stated_activation(directory, config)
+    used = read_activation(directory, config, task)
+    if name in {"", "Identity"} or _KNOWN_ACTIVATIONS.get(name) is used:
+        return None
+    return (
+        f"the checkpoint's `activation_fn` is `{name}`, which is not applied: scores are the "
+        f"{used} of the logits. For the scores of sentence-transformers, ask with "
+        "`raw_scores: true` and apply it to the logits"
+    )
+
+
+def _stated_activation(directory: Path, config: CheckpointFile) -> str:
+    """Return the function that a CrossEncoder applies to its logits; empty if none is stated.
+
+    By its name if it is of torch, such as `Sigmoid`, else by its whole path.
+    Source: sentence-transformers, `CrossEncoder`; the last place is that of versions before 4.
+    """
+    saved = CheckpointFile.read_optional(directory, "config_sentence_transformers.json").values
+    section = config.values.get("sentence_transformers")
+    in_section = section.get("activation_fn") if isinstance(section, dict) else None
+    path = (
+        saved.get("activation_fn")
+        or in_section
+        or config.values.get("sbert_ce_default_activation_function")
+    )
+    if not isinstance(path, str):
+        return ""
+    return path.rsplit(".", 1)[-1] if path.startswith("torch.nn.") else path
 
 
 def takes_token_type_ids(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from beicli.errors import CheckpointError, UnsupportedModelError
+from beicli.model.adapters import choose_adapter
 from beicli.model.classifier import (
     classifier_task,
     read_activation,
@@ -17,6 +18,8 @@ from beicli.model.classifier import (
 )
 from beicli.model.files import CheckpointFile
 from beicli.model.recipe import Recipe, read_recipe
+from beicli.model.remote_code import native_config
+from beicli.model.remote_code.bidirectional import CLASSIFIER_POOLING
 from beicli.model.rerank_templates import RerankRequest, choose_reranking
 from beicli.model.spec import ModelSpec, Pooling, ScoreActivation, Task
 from beicli.model.weights import check_tokenizer, check_weights, list_files
@@ -47,6 +50,11 @@ _SENTENCE_CONFIG_NAMES = (
     "sentence_xlm-roberta_config.json",
     "sentence_xlnet_config.json",
 )
+_CLASSIFIER_POOLINGS = {
+    "avg": Pooling.MEAN,
+    "cls": Pooling.CLS,
+    "last": Pooling.LAST_TOKEN,
+}
 # transformers writes 10**30 for "no limit".
 _NO_LIMIT = 1_000_000
 
@@ -57,6 +65,7 @@ class _TaskFacts:
 
     task: Task
     recipe: Recipe | None = None
+    pooling: tuple[Pooling, ...] = ()
     labels: tuple[str, ...] = ()
     score_activation: ScoreActivation | None = None
 
@@ -66,11 +75,13 @@ def inspect_checkpoint(
     *,
     pooling: Pooling | None = None,
     rerank: RerankRequest = RerankRequest(),  # noqa: B008 - frozen
+    adapter: str | None = None,
 ) -> ModelSpec:
     """Read what the checkpoint in `directory` is.
 
     pooling: overrides the checkpoint's own, and stands in for missing pooling files; classifiers
-    have none. rerank: what the user says of reranking.
+    have none. rerank: what the user says of reranking. adapter: the one to merge, of a checkpoint
+    that has some.
     Raises CheckpointError when a file is missing or wrong, UnsupportedModelError when the model
     is of a kind that cannot be served; both name the file.
     """
@@ -79,7 +90,7 @@ def inspect_checkpoint(
     CheckpointFile.read(directory, "config.json")
     check_weights(directory, names)
     check_tokenizer(directory, names)
-    return read_spec(directory, pooling=pooling, rerank=rerank)
+    return read_spec(directory, pooling=pooling, rerank=rerank, adapter=adapter)
 
 
 def read_spec(
@@ -87,9 +98,10 @@ def read_spec(
     *,
     pooling: Pooling | None = None,
     rerank: RerankRequest = RerankRequest(),  # noqa: B008 - frozen
+    adapter: str | None = None,
 ) -> ModelSpec:
     """Read what the JSON files alone say; `inspect_checkpoint` sees to the other files too."""
-    config = CheckpointFile.read(directory, "config.json")
+    config = read_config(directory)
     model_type = config.get("model_type", str, "")
     if not model_type:
         raise CheckpointError("`config.json` has no `model_type`")
@@ -108,7 +120,8 @@ def read_spec(
     )
     sentence_config = _sentence_config(directory)
     tokenizer_config = CheckpointFile.read_optional(directory, "tokenizer_config.json")
-    prompts, default_prompt_name = _read_prompts(directory) if facts.recipe else ({}, None)
+    merged = choose_adapter(config, adapter)
+    prompts, default_prompt_name = _read_prompts(directory, merged) if facts.recipe else ({}, None)
     reranking = choose_reranking(
         rerank, task=facts.task, model_type=model_type, labels=facts.labels
     )
@@ -116,7 +129,7 @@ def read_spec(
         architecture=architecture,
         model_type=model_type,
         task=facts.task,
-        pooling=recipe.pooling,
+        pooling=recipe.pooling or facts.pooling,
         hidden_size=hidden_size,
         embedding_dimension=_embedding_dimension(recipe, hidden_size, vocab_size),
         num_hidden_layers=config.require_count(
@@ -138,7 +151,14 @@ def read_spec(
         relevance_label=reranking.label,
         rerank_template=reranking.template,
         takes_token_type_ids=takes_token_type_ids(config, tokenizer_config, facts.task),
+        adapter=merged,
     )
+
+
+def read_config(directory: Path) -> CheckpointFile:
+    """Read `config.json`, in the keys of the class that loads it."""
+    config = CheckpointFile.read(directory, "config.json")
+    return CheckpointFile(config.name, native_config(config.values))
 
 
 def _architecture(config: CheckpointFile) -> str:
@@ -162,7 +182,12 @@ def _task_facts(
     if architecture.endswith("Classification"):
         labels = read_labels(config, architecture)
         task = classifier_task(architecture, labels)
-        return _TaskFacts(task=task, labels=labels, score_activation=read_activation(config, task))
+        return _TaskFacts(
+            task=task,
+            labels=labels,
+            score_activation=read_activation(directory, config, task),
+            pooling=_classifier_pooling(config),
+        )
     has_recipe = (directory / "modules.json").is_file()
     # Embedding models are often saved with their language-modelling head; the recipe decides.
     is_encoder = architecture.endswith("Model") or has_recipe
@@ -185,6 +210,18 @@ def _task_facts(
             "of a `...ForMaskedLM` checkpoint",
         )
     return _TaskFacts(task=Task.SPARSE_EMBEDDING, recipe=recipe)
+
+
+def _classifier_pooling(config: CheckpointFile) -> tuple[Pooling, ...]:
+    """Return what a decoder's score is read from, where its last token is not it."""
+    name = config.get(CLASSIFIER_POOLING, str, "")
+    if not name:
+        return ()
+    if name not in _CLASSIFIER_POOLINGS:
+        raise UnsupportedModelError(
+            f"`config.json` has `pooling: {name}`; known are {', '.join(_CLASSIFIER_POOLINGS)}"
+        )
+    return (_CLASSIFIER_POOLINGS[name],)
 
 
 def _embedding_dimension(recipe: Recipe, hidden_size: int, vocab_size: int) -> int:
@@ -245,13 +282,16 @@ def _sentence_config(directory: Path) -> CheckpointFile:
     return CheckpointFile(_SENTENCE_CONFIG_NAMES[0], {})
 
 
-def _read_prompts(directory: Path) -> tuple[Mapping[str, str], str | None]:
+def _read_prompts(directory: Path, adapter: str | None) -> tuple[Mapping[str, str], str | None]:
+    """Return the prompts and the one for inputs that name none: an adapter's own, if it has one."""
     file = CheckpointFile.read_optional(directory, "config_sentence_transformers.json")
     prompts: Any = file.values.get("prompts") or {}
     is_map = isinstance(prompts, dict) and all(isinstance(text, str) for text in prompts.values())
     if not is_map:
         raise CheckpointError(f"`prompts` in `{file.name}` is not a map from names to texts")
     default = file.get("default_prompt_name", str, "") or None
+    if default is None and adapter is not None and prompts.get(adapter):
+        return prompts, adapter
     if default is not None and default not in prompts:
         raise CheckpointError(
             f"`default_prompt_name` in `{file.name}` is `{default}`, which is none of its prompts: "

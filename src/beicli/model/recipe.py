@@ -33,6 +33,8 @@ _SPARSE_MODULES = ({"Transformer", "MLMTransformer"}, {"SpladePooling"})
 _SPARSE_ONLY = frozenset({"MLMTransformer", "SpladePooling"})
 # sentence-transformers' own classes; a checkpoint may also bring classes of its own.
 _MODULE_PREFIX = "sentence_transformers."
+# Jina's, a Transformer that chooses an adapter; which one is decided when the engine is built.
+_JINA_TRANSFORMER = "custom_st.Transformer"
 _OVERRIDE_HINT = (
     "if you know how the model was trained, write `environment_variables: {POOLING: mean}` (or cls,"
     " or last_token), or build with `--pooling`"
@@ -117,7 +119,8 @@ def _read_modules(path: Path) -> list[tuple[str, str]]:
             raise CheckpointError(f"`{path}` names `{folder}`, which lies outside the checkpoint")
         name = kind.rsplit(".", 1)[-1]
         known = {*_MODULE_ORDER, *_SPARSE_ONLY, "Dropout"}
-        if not kind.startswith(_MODULE_PREFIX) or name not in known:
+        is_known = kind.startswith(_MODULE_PREFIX) and name in known
+        if not is_known and kind != _JINA_TRANSFORMER:
             raise UnsupportedModelError(
                 f"`modules.json` uses the module `{kind}`, which cannot be compiled",
                 hint="supported are Transformer, Pooling, Dense, Dropout and Normalize of "

@@ -42,7 +42,13 @@ MXBAI_RERANK_V2 = (
     "Relevance:<|im_end|>\n"
     "<|im_start|>assistant\n"
 )
-_NAMES = {QWEN3_RERANKER: "Qwen3-Reranker", MXBAI_RERANK_V2: "mxbai-rerank-v2"}
+# Source: the model cards of nvidia/llama-nemotron-rerank-1b-v2 and llama-3.2-nv-rerankqa-1b-v2.
+LLAMA_NEMOTRON_RERANK = "<|begin_of_text|>question:{{ query }} \n \n passage:{{ document }}"
+_NAMES = {
+    QWEN3_RERANKER: "Qwen3-Reranker",
+    MXBAI_RERANK_V2: "mxbai-rerank-v2",
+    LLAMA_NEMOTRON_RERANK: "llama-nemotron-rerank",
+}
 
 # Model types that read from left to right and whose classifiers answer at the last token.
 CAUSAL_MODEL_TYPES = frozenset(
@@ -208,9 +214,11 @@ def check_template(text: str) -> None:
 
 def _known_template(repository: str, model_type: str, labels: tuple[str, ...]) -> str | None:
     names = tuple(sorted(label.lower() for label in labels))
-    is_named_so = "qwen3-reranker" in repository.rstrip("/").rsplit("/", 1)[-1].lower()
-    if model_type == "qwen3" and (names == ("no", "yes") or is_named_so):
+    name = repository.rstrip("/").rsplit("/", 1)[-1].lower()
+    if model_type == "qwen3" and (names == ("no", "yes") or "qwen3-reranker" in name):
         return QWEN3_RERANKER
+    if model_type == "llama" and ("nemotron-rerank" in name or "nv-rerankqa" in name):
+        return LLAMA_NEMOTRON_RERANK
     if model_type == "qwen2" and names == ("0", "1"):
         return MXBAI_RERANK_V2
     return None

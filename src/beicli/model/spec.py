@@ -72,7 +72,8 @@ class ModelSpec:
     """A checkpoint's architecture, task and limits.
 
     architecture: the transformers class, such as `BertModel`.
-    pooling: several are concatenated, in this order; empty for classifiers, whose heads need none.
+    pooling: several are concatenated, in this order. Of a decoder's classifier, what its score is
+        read from; empty for all other classifiers, whose heads need none, and for the last token.
     embedding_dimension: of what comes out, after Dense modules; the vocabulary's size for sparse
         embeddings, 0 for classifiers.
     max_position_embeddings: rows of the position table, as `config.json` states them.
@@ -88,6 +89,7 @@ class ModelSpec:
     rerank_template: Jinja text of `query` and `document` that a causal reranker is asked with;
         None if query and text are given as a pair.
     takes_token_type_ids: whether the graph is told which tokens belong to the second text.
+    adapter: the task adapter merged into the weights, such as `retrieval.query`; None for none.
     """
 
     architecture: str
@@ -113,3 +115,4 @@ class ModelSpec:
     relevance_label: int | None = None
     rerank_template: str | None = None
     takes_token_type_ids: bool = False
+    adapter: str | None = None

@@ -1,5 +1,6 @@
 """Loads a checkpoint's weights into its task module, in float32; never code of the checkpoint."""
 
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import (
+    AutoConfig,
     AutoModel,
     AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
@@ -15,8 +17,14 @@ from transformers import (
 )
 
 from beicli.errors import BuildError, UnsupportedModelError
-from beicli.model.spec import DenseModule, ModelSpec, Task
+from beicli.model.files import CheckpointFile
+from beicli.model.remote_code import native_config
+from beicli.model.remote_code.bidirectional import SCORE_TEMPERATURE
+from beicli.model.remote_code.jina_v3 import is_flash
+from beicli.model.spec import DenseModule, ModelSpec, Pooling, Task
+from beicli.modeling.flash_weights import read_flash_weights
 from beicli.modeling.quiet import first_line, quiet
+from beicli.modeling.stored_weights import in_float32, stored_dtype
 from beicli.modeling.tasks import (
     CausalClassificationModule,
     ClassificationModule,
@@ -28,6 +36,11 @@ from beicli.modeling.tasks import (
 
 # Their scaled-dot-product attention does not export with a dynamic batch.
 _EAGER_MODEL_TYPES = frozenset({"mpnet", "deberta", "deberta-v2", "gemma2"})
+# Model types that transformers lacks; each module makes its own known to the automatic classes.
+_OWN_MODULES = {
+    "jina_bert": "beicli.modeling.jina_bert",
+    "nomic_bert_moe": "beicli.modeling.nomic_moe",
+}
 _DAMAGED_HINT = "fetch the checkpoint again, or choose another revision of it"
 _AUTO_CLASSES: dict[Task, Any] = {
     Task.EMBEDDING: AutoModel,
@@ -39,7 +52,11 @@ _AUTO_CLASSES: dict[Task, Any] = {
 
 
 def load_module(directory: Path, spec: ModelSpec) -> TaskModule:
-    """Load the checkpoint in float32, for the reference and for export."""
+    """Load the checkpoint, to compute in float32, for the reference and for export.
+
+    16 bit weights are mapped from the files and widened when they are read, so that memory holds
+    little beside them.
+    """
     with quiet():
         model = _load_model(directory, spec)
     module = _task_module(directory, model, spec)
@@ -60,16 +77,23 @@ def _task_module(directory: Path, model: Any, spec: ModelSpec) -> TaskModule:
             # transformers names this layer `score` in every causal model, and only there.
             score = getattr(model, "score", None)
             if isinstance(score, torch.nn.Linear):
-                return CausalClassificationModule(model.base_model, score)
+                return CausalClassificationModule(
+                    model.base_model,
+                    score,
+                    pooling=spec.pooling[0] if spec.pooling else Pooling.LAST_TOKEN,
+                    temperature=getattr(model.config, SCORE_TEMPERATURE, 1.0),
+                )
             return ClassificationModule(model)
 
 
 def _load_model(directory: Path, spec: ModelSpec) -> Any:
     attention = "eager" if spec.model_type in _EAGER_MODEL_TYPES else "sdpa"
     try:
-        model, found = _AUTO_CLASSES[spec.task].from_pretrained(
-            directory,
-            dtype=torch.float32,
+        model_class, source, translated = _translated(directory, spec)
+        model, found = model_class.from_pretrained(
+            source,
+            **translated,
+            dtype=torch.float32 if "state_dict" in translated else stored_dtype(directory),
             use_safetensors=True,
             trust_remote_code=False,
             local_files_only=True,
@@ -89,9 +113,34 @@ def _load_model(directory: Path, spec: ModelSpec) -> Any:
             f"the weights cannot be loaded: {first_line(error)}", hint=_DAMAGED_HINT
         ) from error
     _check_complete(found, spec)
+    if model.dtype != torch.float32:
+        model = in_float32(model)
     # Nothing is generated. A cache's own branches on the length would be part of the graph.
     model.config.use_cache = False
     return model
+
+
+def _translated(directory: Path, spec: ModelSpec) -> tuple[Any, Path | None, dict[str, Any]]:
+    """Return the class to load with, from where, and what to tell it.
+
+    A checkpoint written for code of its own gets its configuration in transformers' words, and its
+    weights too if they are not what transformers takes for them.
+    """
+    model_class = _AUTO_CLASSES[spec.task]
+    stated = CheckpointFile.read(directory, "config.json").values
+    values = native_config(stated)
+    if values is stated:
+        return model_class, directory, {}
+    if values["model_type"] in _OWN_MODULES:
+        importlib.import_module(_OWN_MODULES[values["model_type"]])
+    config = AutoConfig.for_model(**values)
+    if not is_flash(stated):
+        return model_class, directory, {"config": config}
+    with torch.device("meta"):
+        # An automatic class takes no weights from memory.
+        model_class = type(model_class.from_config(config))
+    weights = read_flash_weights(directory, adapter=spec.adapter, model_type=spec.model_type)
+    return model_class, None, {"config": config, "state_dict": weights}
 
 
 def _check_complete(found: dict[str, Any], spec: ModelSpec) -> None:

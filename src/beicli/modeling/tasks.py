@@ -85,7 +85,7 @@ class ClassificationModule(TaskModule):
 
 
 class CausalClassificationModule(TaskModule):
-    """Logits read at the last token of a causal model; [batch, num_labels].
+    """Logits of a decoder, read at its last token or from a pooled vector; [batch, num_labels].
 
     The last token is found by the mask: transformers looks for the last one that is not the
     padding id, which many such checkpoints do not state.
@@ -93,15 +93,27 @@ class CausalClassificationModule(TaskModule):
 
     output_names = ("logits",)
 
-    def __init__(self, decoder: torch.nn.Module, score: torch.nn.Module) -> None:
+    def __init__(
+        self,
+        decoder: torch.nn.Module,
+        score: torch.nn.Module,
+        *,
+        pooling: Pooling = Pooling.LAST_TOKEN,
+        temperature: float = 1.0,
+    ) -> None:
         super().__init__()
         self.decoder = decoder
         self.score = score
+        self.pooling = pooling
+        self.temperature = temperature
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> tuple[torch.Tensor]:
         hidden = self.decoder(input_ids=input_ids, attention_mask=attention_mask)[0]
-        last = pool(hidden, attention_mask, Pooling.LAST_TOKEN)
-        return (self.score(last).to(torch.float32),)
+        pooled = pool(hidden, attention_mask, self.pooling)
+        logits = self.score(pooled)
+        if self.temperature != 1.0:
+            logits = logits / self.temperature
+        return (logits.to(torch.float32),)
 
 
 class TokenClassificationModule(TaskModule):
