@@ -15,6 +15,9 @@ _REAL_WEIGHTS = {
     "Bert": "MiniLM, e5-small, SPLADE, a tagger of 35 labels, a classifier and a reranker",
     "Roberta": "MiniLM and SPLADE under its names, which must give the same numbers",
     "XLMRoberta": "e5-small and the tagger under its names, which must give the same numbers",
+    "Llama": "SmolLM2, read at its last token",
+    "Mistral": "SmolLM2 under its names, which must give the same vectors",
+    "Qwen2": "SmolLM2 under its names, which must give the same vectors",
 }
 _INTRODUCTION = """\
 # Models
@@ -34,7 +37,17 @@ Embeddings take any pooling of sentence-transformers: `cls`, `max`, `mean`, `mea
 `weightedmean`, `lasttoken`, or several side by side; then any Dense modules. `bidirectional` stands
 for decoders whose `config.json` says `is_causal: false` or `use_bidirectional_attention: true`.
 
-The only backend is OpenVINO."""
+Tokens are those that transformers makes of the checkpoint. A build stops where `tokenizer.json`, by
+which an engine serves, says something else. The first Qwen2 embedding models, such as
+gte-Qwen2-1.5B-instruct, have code that appends `<|endoftext|>` to every text; the engine's
+`tokenizer.json` is given the same. `add_eos_token: true` in `tokenizer_config.json` is warned of
+where `tokenizer.json` does not add the token: transformers 5 leaves it out, but models such as
+e5-mistral-7b-instruct were trained with it by transformers 4. Have transformers write it into the
+file, then build from the folder: `AutoTokenizer.from_pretrained(folder, add_bos_token=True,
+add_eos_token=True).save_pretrained(folder)`.
+
+Engines are OpenVINO's. What loads but does not export, such as a mixture of experts, is built with
+[`--backend torch`](../how-to/choose-a-backend.md)."""
 _CLOSING = """\
 ## Adding one
 

@@ -41,6 +41,10 @@ def copy(tmp_path: Path) -> Path:
         ("server/app.py", "import beicli.bench.report", "its own layer BROKEN"),
         ("errors.py", "import beicli.model.spec", "its own layer BROKEN"),
         ("engine/openvino.py", "import torch", "torch, transformers and onnx BROKEN"),
+        ("engine/load.py", "import torch", "torch, transformers and onnx BROKEN"),
+        ("engine/load.py", "import beicli.modeling.tasks", "torch, transformers and onnx BROKEN"),
+        ("engine/torch.py", "import transformers", "torch, transformers and onnx BROKEN"),
+        ("pipeline/loaded_engine.py", "import torch", "torch, transformers and onnx BROKEN"),
         ("pipeline/pipeline.py", "import starlette", "starlette and hypercorn BROKEN"),
         ("builder/build.py", "import rich", "typer and rich BROKEN"),
         ("engine/openvino.py", "import openvino", "OpenVINO is imported in one place"),
@@ -101,10 +105,21 @@ def test_importing_and_help_load_nothing_heavy(statement: str) -> None:
 
 
 def test_serving_imports_neither_torch_nor_anything_of_the_build() -> None:
-    loaded = loaded_modules("import beicli.server.run, beicli.engine.load")
+    loaded = loaded_modules(
+        "import beicli.server.run, beicli.engine.load\nbeicli.engine.load._engine_class('openvino')"
+    )
 
     assert "openvino" in loaded
     assert loaded & {"torch", "transformers", "onnx", "onnxscript", "safetensors"} == set()
+
+
+def test_serving_with_torch_imports_no_other_engine() -> None:
+    loaded = loaded_modules(
+        "import beicli.server.run, beicli.engine.load\nbeicli.engine.load._engine_class('torch')"
+    )
+
+    assert "torch" in loaded
+    assert loaded & {"openvino", "onnx", "onnxscript"} == set()
 
 
 def test_importing_openvino_does_not_import_its_telemetry() -> None:

@@ -49,7 +49,7 @@ def test_an_engine_that_says_the_same_agrees_fully() -> None:
     assert report.neighbour_overlap == 1
     assert report.max_abs_difference == 0
     assert report.passed
-    require_accuracy(report)
+    require_accuracy(report, backend="openvino")
 
 
 def test_one_vector_off_is_found_and_its_text_named() -> None:
@@ -60,7 +60,7 @@ def test_one_vector_off_is_found_and_its_text_named() -> None:
     assert report.cosine_min == pytest.approx(np.cos(np.radians(3)), abs=1e-6)
     assert report.worst_samples[0].text == "text number 17"
     with pytest.raises(AccuracyError, match="'text number 17'") as raised:
-        require_accuracy(report)
+        require_accuracy(report, backend="openvino")
     assert "cosine 0.998630" in raised.value.message
     assert f"at least {MIN_COSINE['f32']} is wanted" in raised.value.message
 
@@ -83,7 +83,7 @@ def test_a_bf16_engine_that_fails_is_told_of_f32() -> None:
     report = compare_vectors(vectors, rotated(vectors, 0, degrees=5), TEXTS, precision="bf16")
 
     with pytest.raises(AccuracyError) as raised:
-        require_accuracy(report)
+        require_accuracy(report, backend="openvino")
 
     assert "--precision f32" in str(raised.value.hint)
 
@@ -93,7 +93,7 @@ def test_a_f32_engine_that_fails_is_not_told_of_f32() -> None:
     report = compare_vectors(vectors, rotated(vectors, 0, degrees=5), TEXTS, precision="f32")
 
     with pytest.raises(AccuracyError) as raised:
-        require_accuracy(report)
+        require_accuracy(report, backend="openvino")
 
     assert "--precision" not in str(raised.value.hint)
 
@@ -217,7 +217,7 @@ def test_scores_that_are_the_same_agree_fully() -> None:
 
     assert (report.max_difference, report.agreement) == (0, 1)
     assert report.num_decisions > NUM_TEXTS / 2
-    require_accuracy(report)
+    require_accuracy(report, backend="openvino")
 
 
 def test_one_score_off_is_found_and_its_text_named() -> None:
@@ -229,7 +229,7 @@ def test_one_score_off_is_found_and_its_text_named() -> None:
     assert report.max_difference == pytest.approx(0.001)
     assert report.worst_samples[0].text == "text number 17"
     with pytest.raises(AccuracyError, match="text number 17"):
-        require_accuracy(report)
+        require_accuracy(report, backend="openvino")
 
 
 def test_labels_that_change_places_are_no_agreement() -> None:

@@ -12,7 +12,7 @@ from beicli.config.load import LoadedConfig, load_config
 from beicli.config.schema import Accelerator, AcceleratorSpec
 from beicli.pipeline.pipeline import compute_outputs
 
-STEPS = ["Fetched", "Inspected", "Exported", "Compiled", "Checked"]
+STEPS = ["Fetched", "Inspected", "Loaded", "Exported", "Compiled", "Checked"]
 
 
 @dataclass(slots=True)

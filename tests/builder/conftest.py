@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from tests.builder.builds import Finished, Recorder, run_build, write_config
 
-from beicli.builder import build
+from beicli.builder import openvino
 from beicli.builder.graph import export_onnx
 from beicli.config.load import LoadedConfig
 from beicli.model.spec import ModelSpec
@@ -25,7 +25,7 @@ def finished(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) ->
         shutil.copyfile(path, onnx_path)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(build, "export_onnx", export_and_keep)
+        patch.setattr(openvino, "export_onnx", export_and_keep)
         result = run_build(loaded, directory / "engine", progress=progress)
     return Finished(loaded, result, progress, onnx_path)
 
@@ -37,7 +37,7 @@ def quick_export(finished: Finished, monkeypatch: pytest.MonkeyPatch) -> None:
     def copy(module: TaskModule, spec: ModelSpec, path: Path) -> None:
         shutil.copyfile(finished.onnx_path, path)
 
-    monkeypatch.setattr(build, "export_onnx", copy)
+    monkeypatch.setattr(openvino, "export_onnx", copy)
 
 
 @pytest.fixture

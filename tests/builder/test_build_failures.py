@@ -196,7 +196,7 @@ def test_an_interrupted_build_leaves_nothing(
         path.write_bytes(b"half a graph")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(build, "export_onnx", interrupt)
+    monkeypatch.setattr(openvino, "export_onnx", interrupt)
 
     with pytest.raises(KeyboardInterrupt):
         run_build(loaded, tmp_path / "engine")

@@ -304,8 +304,10 @@ def test_a_model_that_cannot_be_exported_is_a_build_error(
 def test_a_graph_that_openvino_cannot_read_is_a_build_error(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"this is no graph")
 
-    with pytest.raises(BuildError, match="OpenVINO cannot read the exported graph"):
+    with pytest.raises(BuildError, match="OpenVINO cannot read the exported graph") as raised:
         openvino.convert(tmp_path / "model.onnx", tmp_path)
+
+    assert "`--backend torch`" in str(raised.value.hint)
 
 
 def test_loading_and_exporting_print_nothing(

@@ -71,6 +71,19 @@ def tiny_qwen3() -> transformers.PreTrainedModel:
     return _random(transformers.Qwen3Model, config)
 
 
+def tiny_qwen3_moe() -> transformers.PreTrainedModel:
+    """A mixture of experts, which torch computes and no export takes."""
+    config = transformers.Qwen3MoeConfig(
+        **_DECODER_SIZES,
+        vocab_size=vocab_size(),
+        max_position_embeddings=MAX_POSITIONS,
+        num_experts=4,
+        num_experts_per_tok=2,
+        moe_intermediate_size=32,
+    )
+    return _random(transformers.Qwen3MoeModel, config)
+
+
 def tiny_classifier(*labels: str, **config: Any) -> transformers.PreTrainedModel:
     """A BERT that tells the two texts of a pair apart by their token types."""
     return _random(transformers.BertForSequenceClassification, _bert_config(labels, **config))

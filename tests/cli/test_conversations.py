@@ -2,14 +2,20 @@
 
 import errno
 import json
+import re
+import shutil
 import socket
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from inline_snapshot import snapshot
+from tests.artifact.engines import MANIFEST
+from tests.builder.tiny_models import save_checkpoint, tiny_qwen3_moe
 
+from beicli.artifact.directory import seal_artifact, stage_artifact
 from beicli.cli.app import main
 
 Converse = Callable[..., str]
@@ -207,6 +213,63 @@ exit code 1
 error: `manifest.json` has format version 7; this version of bei reads 3
 
 hint: rebuild the engine with `bei build`, or use the bei version that made it
+""")
+
+
+def without_durations(said: str) -> str:
+    return re.sub(r" {3}\d+\.\d s$", "   [DURATION]", said, flags=re.MULTILINE)
+
+
+def test_a_build_for_torch_says_what_it_does(
+    converse: Converse, config: Path, tmp_path: Path, tiny_checkpoint: Path
+) -> None:
+    shutil.copytree(tiny_checkpoint, tmp_path / "checkpoint")
+
+    said = converse("build", "config.yaml", "--backend", "torch")
+
+    assert without_durations(said) == snapshot("""\
+exit code 0
+--- stdout
+engine
+--- stderr
+Fetched     checkpoint, 0.2 MB   [DURATION]
+Inspected   BertModel, pooling mean, 32 dimensions, inputs up to 64 tokens   [DURATION]
+Loaded      0.0 M parameters   [DURATION]
+Copied      torch, f32: the precision of the reference   [DURATION]
+Checked     cosine min 1.000000, mean 1.000000, over 80 texts   [DURATION]
+""")
+
+
+def test_a_model_that_cannot_be_exported_is_offered_torch(
+    converse: Converse, config: Path, tmp_path: Path
+) -> None:
+    save_checkpoint(tmp_path / "checkpoint", tiny_qwen3_moe(), pooling="lasttoken")
+
+    said = converse("build", "config.yaml", "--precision", "f32")
+
+    # Why, the exporter says at length and in words of its own.
+    assert "error: the model cannot be exported: " in said
+    assert said[said.index("hint:") :] == snapshot(
+        "hint: build it with `--backend torch`, which gives the same numbers more slowly, and report it with the name of the checkpoint\n"
+    )
+    assert not (tmp_path / "engine").exists()
+
+
+def test_serving_a_torch_engine_without_torch_says_how_to_install_it(
+    converse: Converse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with stage_artifact(tmp_path / "engine") as staging:
+        seal_artifact(staging, replace(MANIFEST, backend="torch"))
+    monkeypatch.delitem(sys.modules, "beicli.engine.torch", raising=False)
+    # Python then raises what it does for a package that is not there.
+    monkeypatch.setitem(sys.modules, "torch", None)
+
+    assert converse("serve", "engine") == snapshot("""\
+exit code 1
+--- stderr
+error: this engine computes with torch, and the package `torch` is not installed
+
+hint: install it with `pip install 'beicli[build]'`, or build the engine with `--backend openvino` where the model can be exported
 """)
 
 

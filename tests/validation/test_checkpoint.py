@@ -132,6 +132,16 @@ def test_a_sound_checkpoint_has_no_findings_and_is_described(checkpoint: Path) -
             "`max_num_tokens` is 128, and the model reads 512",
         ),
         (
+            lambda directory: to_classifier(
+                directory,
+                "BertForSequenceClassification",
+                LABELS | {"sentence_transformers": {"activation_fn": "torch.nn.Tanh"}},
+            ),
+            (),
+            "activation-not-applied",
+            "`activation_fn` is `Tanh`",
+        ),
+        (
             lambda directory: change_json(
                 directory / "config.json", auto_map={"AutoModel": "modeling.Model"}
             ),

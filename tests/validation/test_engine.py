@@ -1,6 +1,8 @@
+import importlib.metadata
 import json
 import random
 import shutil
+import sys
 import warnings
 import zipfile
 from collections.abc import Callable
@@ -294,6 +296,54 @@ def test_another_library_version_is_a_warning(engine: Path) -> None:
         "toolchain.tokenizers",
         "toolchain.numpy",
     }
+
+
+@pytest.fixture
+def torch_engine(tiny_checkpoint: Path, tmp_path: Path) -> Path:
+    run_build(write_config(tmp_path, tiny_checkpoint), tmp_path / "engine", backend="torch")
+    return tmp_path / "engine"
+
+
+def test_a_sound_torch_engine_is_clean(torch_engine: Path) -> None:
+    report = validate_engine(torch_engine)
+
+    assert report.verdict is Verdict.CLEAN, report.findings
+    assert report.facts["num_golden_inputs"] > 0
+
+
+def test_a_torch_engine_is_compared_by_what_computes_it(torch_engine: Path) -> None:
+    reseal(torch_engine, lambda manifest: replace(manifest, toolchain={"openvino": "2020.1"}))
+
+    report = validate_engine(torch_engine)
+
+    assert {finding.place for finding in report.findings} == {
+        "toolchain.torch",
+        "toolchain.transformers",
+        "toolchain.tokenizers",
+        "toolchain.numpy",
+    }
+
+
+def test_a_torch_engine_without_torch_says_how_to_install_it(
+    torch_engine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find_version = importlib.metadata.version
+
+    def version(package: str) -> str:
+        if package == "torch":
+            raise importlib.metadata.PackageNotFoundError(package)
+        return find_version(package)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.delitem(sys.modules, "beicli.engine.torch", raising=False)
+
+    warning, error = validate_engine(torch_engine).findings
+
+    assert warning.what.endswith("here is none")
+    assert error.rule == "engine-runs"
+    assert "the package `torch` is not installed" in error.what
+    assert "pip install 'beicli[build]'" in str(error.fix)
 
 
 def test_a_cpu_without_the_feature_is_a_warning(engine: Path) -> None:

@@ -20,6 +20,8 @@ from beicli.model.spec import ModelSpec, Task
 FORMAT_VERSION = 3
 # Where the OpenVINO backend keeps its graph; the weights lie beside it.
 OPENVINO_MODEL = "openvino/model.xml"
+# Where the torch backend keeps the files of the checkpoint that it loads.
+TORCH_CHECKPOINT = "torch"
 # Outputs with a row for every token; any other has one for each sequence.
 TOKEN_OUTPUTS = frozenset({"token_embeddings", "token_logits"})
 # What an engine of each task answers with; its last dimension is that of the answer.
@@ -38,7 +40,7 @@ def _check_iso_date(text: str) -> str:
 
 
 IsoDate = Annotated[str, pydantic.AfterValidator(_check_iso_date)]
-Backend = Literal["openvino"]
+Backend = Literal["openvino", "torch"]
 Precision = Literal["f32", "bf16"]
 
 

@@ -1,18 +1,18 @@
-"""From a configuration to a finished engine directory, in five steps.
+"""From a configuration to a finished engine directory, step by step.
 
-fetch -> inspect -> export -> compile -> check; then the directory is renamed into place. The check
-runs the very engine that will serve, handed in by the caller, so the builder knows of it only what
-is in the directory.
+fetch -> inspect -> load -> what the backend does -> check; then the directory is renamed into
+place. The check runs the very engine that will serve, handed in by the caller, so the builder knows
+of it only what is in the directory.
 """
 
 import importlib.metadata
 import platform
-import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,15 +28,16 @@ from beicli.artifact.manifest import (
     TensorInfo,
 )
 from beicli.artifact.report import AccuracyReport
-from beicli.builder import openvino
+from beicli.builder import openvino, torch
+from beicli.builder.backend import EngineBackend, Network
 from beicli.builder.describe import (
     describe_checkpoint,
     describe_fallback,
-    describe_precision,
+    describe_module,
     describe_spec,
 )
 from beicli.builder.gate import AccuracyGate, Compute
-from beicli.builder.graph import export_onnx
+from beicli.builder.tokenizer_files import write_tokenizer
 from beicli.config.load import LoadedConfig, to_dict, to_yaml
 from beicli.config.redaction import public_repo
 from beicli.config.schema import (
@@ -47,6 +48,8 @@ from beicli.config.schema import (
     QuantizationType,
 )
 from beicli.errors import UsageError
+from beicli.model.adapters import configured_adapter
+from beicli.model.classifier import activation_warning
 from beicli.model.inspect import inspect_checkpoint
 from beicli.model.recipe import configured_pooling
 from beicli.model.rerank_templates import RerankRequest, missing_template_warning
@@ -57,8 +60,7 @@ from beicli.sources.checkpoint import fetch_checkpoint
 from beicli.sources.fetched import Checkpoint
 from beicli.sources.redaction import public_config
 
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
-_TOOLCHAIN = ("torch", "transformers", "onnx", "onnxscript", "openvino", "tokenizers", "numpy")
+_BACKENDS: Mapping[Backend, EngineBackend] = {"openvino": openvino, "torch": torch}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +68,7 @@ class BuildOptions:
     """What the command line says beside the configuration.
 
     backend: None takes the one for the configured accelerator.
-    precision: None takes bf16 where the CPU computes it and the gate finds it close, else f32.
+    precision: None takes what the backend chooses; its bf16 only if the gate finds it close.
     pooling: None takes the checkpoint's own.
     """
 
@@ -107,8 +109,10 @@ def build_engine(
     """
     repository = _check_buildable(loaded, options, progress)
     rerank = RerankRequest.from_metadata(loaded.config.model_metadata, repository=repository.repo)
+    adapter = configured_adapter(loaded.config.model_metadata)
     pooling = options.pooling or configured_pooling(loaded.config.environment_variables)
-    precision = openvino.choose_precision(options.precision)
+    backend = options.backend or "openvino"
+    precision = _BACKENDS[backend].choose_precision(options.precision)
     with stage_artifact(options.output, force=options.force) as staging:
         with _step(progress, "Fetched") as say:
             checkpoint = fetch_checkpoint(
@@ -116,21 +120,25 @@ def build_engine(
             )
             say(describe_checkpoint(repository, checkpoint))
         with _step(progress, "Inspected") as say:
-            spec = inspect_checkpoint(checkpoint.path, pooling=pooling, rerank=rerank)
+            spec = inspect_checkpoint(
+                checkpoint.path, pooling=pooling, rerank=rerank, adapter=adapter
+            )
             say(describe_spec(spec))
-        _warn_of_spec(spec, pooling, progress)
-        with _step(progress, "Exported") as say:
+        _warn_of_spec(spec, pooling, checkpoint.path, progress)
+        write_tokenizer(checkpoint.path, staging / "tokenizer", spec, warn=progress.warn)
+        with _step(progress, "Loaded") as say:
             module = load_module(checkpoint.path, spec)
-            onnx_path = staging / "export" / "model.onnx"
-            onnx_path.parent.mkdir()
-            export_onnx(module, spec, onnx_path)
-            say(f"{sum(p.numel() for p in module.parameters()) / 1e6:,.1f} M parameters")
-        with _step(progress, "Compiled") as say:
-            outputs = openvino.convert(onnx_path, staging)
-            shutil.rmtree(onnx_path.parent)
-            say(describe_precision(precision, asked=options.precision))
-        manifest = _manifest(loaded, _source(repository, checkpoint), spec, precision, outputs)
-        _copy_companions(staging, checkpoint.path, loaded)
+            say(describe_module(module))
+        network = Network(
+            checkpoint=checkpoint.path,
+            spec=spec,
+            module=module,
+            precision=precision,
+            is_precision_asked=options.precision is not None,
+        )
+        outputs = _BACKENDS[backend].write_engine(network, staging, partial(_step, progress))
+        manifest = _manifest(loaded, _source(repository, checkpoint), network, backend, outputs)
+        _write_config(staging, loaded)
         seal_artifact(staging, manifest)
         with _step(progress, "Checked") as say:
             gate = AccuracyGate(
@@ -171,14 +179,17 @@ def _check_buildable(
     return build.checkpoint_repository
 
 
-def _warn_of_spec(spec: ModelSpec, pooling: Pooling | None, progress: Progress) -> None:
-    if not spec.pooling and pooling is not None:
+def _warn_of_spec(
+    spec: ModelSpec, pooling: Pooling | None, checkpoint: Path, progress: Progress
+) -> None:
+    if spec.score_activation is not None and pooling is not None:
         progress.warn(f"pooling `{pooling}` has no effect: `{spec.architecture}` has a head")
-    warning = missing_template_warning(
+    template_warning = missing_template_warning(
         model_type=spec.model_type, labels=spec.labels, template=spec.rerank_template
     )
-    if warning is not None:
-        progress.warn(warning)
+    for warning in (template_warning, activation_warning(checkpoint, spec.task)):
+        if warning is not None:
+            progress.warn(warning)
 
 
 def _check(
@@ -193,7 +204,8 @@ def _check(
     if may_fall_back and not report.is_close:
         progress.warn(describe_fallback(report))
         # The graph is the same: precision is a hint when it is compiled.
-        manifest = replace(manifest, precision="f32", cpu_features=openvino.cpu_features("f32"))
+        cpu_features = _BACKENDS[manifest.backend].cpu_features("f32")
+        manifest = replace(manifest, precision="f32", cpu_features=cpu_features)
         manifest = seal_artifact(staging, manifest)
         report = gate.compare()
     gate.pass_with(report)
@@ -203,10 +215,11 @@ def _check(
 def _manifest(
     loaded: LoadedConfig,
     source: Source,
-    spec: ModelSpec,
-    precision: Precision,
+    network: Network,
+    backend: Backend,
     outputs: tuple[TensorInfo, ...],
 ) -> Manifest:
+    spec = network.spec
     build = loaded.config.trt_llm.build
     resolved: dict[str, Any] = to_dict(_recorded_config(loaded))
     return Manifest(
@@ -217,9 +230,9 @@ def _manifest(
         source=source,
         model=spec,
         build=resolved["trt_llm"]["build"],
-        backend="openvino",
-        precision=precision,
-        cpu_features=openvino.cpu_features(precision),
+        backend=backend,
+        precision=network.precision,
+        cpu_features=_BACKENDS[backend].cpu_features(network.precision),
         inputs=graph_inputs(spec),
         outputs=outputs,
         limits=Limits(
@@ -228,7 +241,7 @@ def _manifest(
             max_input_length=min(spec.max_input_length, build.max_num_tokens),
         ),
         toolchain={"python": platform.python_version()}
-        | {name: importlib.metadata.version(name) for name in _TOOLCHAIN},
+        | {name: importlib.metadata.version(name) for name in _BACKENDS[backend].TOOLCHAIN},
         files={},
         default_route=loaded.config.trt_llm.runtime.webserver_default_route,
     )
@@ -249,12 +262,7 @@ def _source(repository: CheckpointRepository, checkpoint: Checkpoint) -> Source:
     )
 
 
-def _copy_companions(staging: Path, checkpoint: Path, loaded: LoadedConfig) -> None:
-    (staging / "tokenizer").mkdir()
-    for name in _TOKENIZER_FILES:
-        if (checkpoint / name).is_file():
-            # The content only: a hub cache's files are links, often read-only.
-            shutil.copyfile(checkpoint / name, staging / "tokenizer" / name)
+def _write_config(staging: Path, loaded: LoadedConfig) -> None:
     text = to_yaml(_recorded_config(loaded))
     (staging / "config.yaml").write_text(text, encoding="utf-8")
 

@@ -1,6 +1,5 @@
 """What a build says of its steps, one line each."""
 
-from beicli.artifact.manifest import Precision
 from beicli.artifact.report import (
     MAX_SCORE_DIFFERENCE_UNASKED,
     AccuracyReport,
@@ -10,6 +9,7 @@ from beicli.config.redaction import public_repo
 from beicli.config.schema import CheckpointRepository
 from beicli.model.rerank_templates import template_name
 from beicli.model.spec import ModelSpec, Task
+from beicli.modeling.tasks import TaskModule
 from beicli.sources.fetched import Checkpoint
 
 
@@ -19,18 +19,15 @@ def describe_checkpoint(repository: CheckpointRepository, checkpoint: Checkpoint
     return f"{public_repo(repository.repo)}{revision}, {checkpoint.size_bytes / 1e6:,.1f} MB"
 
 
+def describe_module(module: TaskModule) -> str:
+    """Return how large the network is."""
+    return f"{sum(p.numel() for p in module.parameters()) / 1e6:,.1f} M parameters"
+
+
 def describe_spec(spec: ModelSpec) -> str:
     """Return what the checkpoint is."""
     limit = f"inputs up to {spec.max_input_length:,} tokens"
     return f"{spec.architecture}, {_describe_task(spec)}, {limit}"
-
-
-def describe_precision(precision: Precision, *, asked: Precision | None) -> str:
-    """Return what the engine computes in, and why."""
-    if asked is not None:
-        return f"OpenVINO, {precision} as asked"
-    why = "this CPU computes it" if precision == "bf16" else "this CPU has no bf16"
-    return f"OpenVINO, {precision}: {why}"
 
 
 def describe_fallback(report: AccuracyReport) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 from beicli.artifact.accuracy import compare
 from beicli.artifact.directory import EngineArtifact
 from beicli.artifact.golden import Float32, Sample, write_golden
-from beicli.artifact.manifest import Manifest
+from beicli.artifact.manifest import Backend, Manifest
 from beicli.artifact.names import GOLDEN_NAME, REPORT_NAME
 from beicli.artifact.report import AccuracyReport, dump_report
 from beicli.builder.reference import reference_outputs
@@ -34,6 +34,7 @@ class AccuracyGate:
     ) -> None:
         self._staging = staging
         self._spec = manifest.model
+        self._backend = manifest.backend
         self._compute = compute
         self._samples = reference_samples(manifest.model)
         self._reference = reference_outputs(
@@ -58,20 +59,29 @@ class AccuracyGate:
 
     def pass_with(self, report: AccuracyReport) -> None:
         """Write `report.json` and `golden.npz`; raises AccuracyError if the report fails."""
-        require_accuracy(report)
+        require_accuracy(report, backend=self._backend)
         (self._staging / REPORT_NAME).write_text(dump_report(report), encoding="utf-8")
         golden = golden_samples(self._spec)
         outputs = [self._reference[self._samples.index(sample)] for sample in golden]
         write_golden(self._staging / GOLDEN_NAME, golden, outputs)
 
 
-def require_accuracy(report: AccuracyReport) -> None:
+def require_accuracy(report: AccuracyReport, *, backend: Backend) -> None:
     """Raise AccuracyError, with the worst sample, if the report does not pass."""
     if report.passed:
         return
     raise AccuracyError(
         f"the {report.precision} engine disagrees with the float32 reference: {report.failure}",
-        hint="build with `--precision f32`"
-        if report.precision != "f32"
-        else "the export is wrong for this architecture; report it with the checkpoint's name",
+        hint=_hint(report, backend),
+    )
+
+
+def _hint(report: AccuracyReport, backend: Backend) -> str:
+    if report.precision != "f32":
+        return "build with `--precision f32`"
+    if backend == "torch":
+        return "padding or tokens are wrong for this architecture; report it with its name"
+    return (
+        "the export is wrong for this architecture: build it with `--backend torch`, and report "
+        "it with the checkpoint's name"
     )

@@ -12,6 +12,13 @@ from beicli.modeling.tasks import TaskModule, graph_inputs
 
 # Opset 23 has `Attention` as one operator, which OpenVINO runs fused.
 ONNX_OPSET = 23
+# With more weights than this they lie in a file beside the graph, which is mapped, not read.
+_MAX_BYTES_IN_GRAPH = 64 * 2**20
+# What is left to do with a network that a compiler cannot take.
+TORCH_HINT = (
+    "build it with `--backend torch`, which gives the same numbers more slowly, and report it with "
+    "the name of the checkpoint"
+)
 
 
 def _rewritten(module: TaskModule, spec: ModelSpec) -> AbstractContextManager[None]:
@@ -42,10 +49,11 @@ def export_onnx(module: TaskModule, spec: ModelSpec, path: Path) -> None:
                 input_names=names,
                 output_names=list(module.output_names),
             )
-            onnx_program.save(path)
+            num_bytes = sum(weight.nbytes for weight in module.parameters())
+            onnx_program.save(path, external_data=num_bytes > _MAX_BYTES_IN_GRAPH)
     except Exception as error:
         # The exporter raises anything from TypeError to its own internal classes.
         raise BuildError(
             f"the model cannot be exported: {type(error).__name__}: {first_line(error)}",
-            hint="report it with the name of the checkpoint",
+            hint=TORCH_HINT,
         ) from error

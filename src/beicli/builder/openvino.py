@@ -1,10 +1,23 @@
-"""ONNX to OpenVINO IR, and which precision this CPU computes."""
+"""An engine of OpenVINO: ONNX to its IR, and which precision this CPU computes."""
 
+import shutil
 from pathlib import Path
 
 from beicli.artifact.manifest import OPENVINO_MODEL, Precision, TensorInfo
+from beicli.builder.backend import Network, Step
+from beicli.builder.graph import ONNX_OPSET, TORCH_HINT, export_onnx
 from beicli.errors import BuildError, UsageError
 from beicli.openvino_api import ov
+
+TOOLCHAIN: tuple[str, ...] = (
+    "torch",
+    "transformers",
+    "onnx",
+    "onnxscript",
+    "openvino",
+    "tokenizers",
+    "numpy",
+)
 
 
 def supports_bf16() -> bool:
@@ -30,6 +43,20 @@ def cpu_features(precision: Precision) -> tuple[str, ...]:
     return ("bf16",) if precision == "bf16" else ()
 
 
+def write_engine(network: Network, staging: Path, step: Step) -> tuple[TensorInfo, ...]:
+    """Export the network and write its IR below `staging`."""
+    onnx_path = staging / "export" / "model.onnx"
+    onnx_path.parent.mkdir()
+    with step("Exported") as say:
+        export_onnx(network.module, network.spec, onnx_path)
+        say(f"ONNX, opset {ONNX_OPSET}")
+    with step("Compiled") as say:
+        outputs = convert(onnx_path, staging)
+        shutil.rmtree(onnx_path.parent)
+        say(_describe_precision(network))
+    return outputs
+
+
 def convert(onnx_path: Path, directory: Path) -> tuple[TensorInfo, ...]:
     """Write the IR below `directory`, weights in float32; return what it gives out.
 
@@ -41,8 +68,17 @@ def convert(onnx_path: Path, directory: Path) -> tuple[TensorInfo, ...]:
         model = ov.Core().read_model(onnx_path)
         ov.save_model(model, target, compress_to_fp16=False)
     except RuntimeError as error:
-        raise BuildError(f"OpenVINO cannot read the exported graph: {error}") from error
+        raise BuildError(
+            f"OpenVINO cannot read the exported graph: {error}", hint=TORCH_HINT
+        ) from error
     return tuple(_describe(output) for output in model.outputs)
+
+
+def _describe_precision(network: Network) -> str:
+    if network.is_precision_asked:
+        return f"OpenVINO, {network.precision} as asked"
+    why = "this CPU computes it" if network.precision == "bf16" else "this CPU has no bf16"
+    return f"OpenVINO, {network.precision}: {why}"
 
 
 def _describe(output: ov.Output) -> TensorInfo:

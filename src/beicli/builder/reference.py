@@ -1,6 +1,7 @@
 """What transformers says, in float32, one sample at a time: the measure of every engine.
 
-It shares no padding, no tokenising and no templating code with what serves.
+It shares no padding, no tokenising and no templating code with what serves, and reads the tokenizer
+of the checkpoint, not the engine's copy.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,8 +16,9 @@ from numpy.typing import NDArray
 from transformers import AutoTokenizer
 
 from beicli.artifact.golden import Sample, excerpt
-from beicli.errors import BuildError
+from beicli.errors import BuildError, CheckpointError
 from beicli.model.spec import ModelSpec, Task
+from beicli.model.tokenizer_code import appended_token
 from beicli.modeling.quiet import quiet
 from beicli.modeling.tasks import TaskModule, graph_inputs
 
@@ -37,7 +39,7 @@ def reference_outputs(
     classifiers, [num_tokens, num_labels] for token classifiers.
     Raises BuildError if a prompt does not fit the window, or a number is not finite.
     """
-    encoder = _SampleEncoder(_load_tokenizer(checkpoint), spec, max_input_length)
+    encoder = _SampleEncoder(load_tokenizer(checkpoint), spec, max_input_length)
     names = [tensor.name for tensor in graph_inputs(spec)]
     outputs = []
     with torch.no_grad():
@@ -108,12 +110,22 @@ class _SampleEncoder:
         return text.lower() if self._spec.do_lower_case else text
 
 
-def _load_tokenizer(checkpoint: Path) -> Any:
+def load_tokenizer(checkpoint: Path) -> Any:
+    """Load the checkpoint's tokenizer as transformers does, doing what its own code would.
+
+    Nothing of the engine is read. Raises BuildError if transformers cannot load it.
+    """
     try:
         with quiet():
-            return AutoTokenizer.from_pretrained(
+            tokenizer = AutoTokenizer.from_pretrained(
                 checkpoint, local_files_only=True, trust_remote_code=False
             )
+            token = appended_token(checkpoint)
+            if token is not None:
+                _append_token(tokenizer, token)
+            return tokenizer
+    except CheckpointError:
+        raise
     except Exception as error:
         # transformers lets through whatever its parsing of a bad file ran into.
         raise BuildError(
@@ -121,3 +133,12 @@ def _load_tokenizer(checkpoint: Path) -> Any:
             f"{type(error).__name__}: {error}",
             hint="fetch the checkpoint again, or write its tokenizer anew with `save_pretrained`",
         ) from error
+
+
+def _append_token(tokenizer: Any, token: str) -> None:
+    """Put `token` after every text, unless the tokenizer does, as the checkpoint's code would."""
+    if tokenizer("a")["input_ids"][-1] == tokenizer.convert_tokens_to_ids(token):
+        return
+    tokenizer.eos_token = token
+    # Makes transformers write a post-processor of its own.
+    tokenizer.add_eos_token = True

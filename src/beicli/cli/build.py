@@ -21,15 +21,19 @@ def build(
         bool, typer.Option("--force", envvar="BEI_FORCE", help="Replace an existing engine.")
     ] = False,
     backend: Annotated[
-        Literal["openvino"] | None,
-        typer.Option(envvar="BEI_BACKEND", help="What to build for, whatever GPU is named."),
+        Literal["openvino", "torch"] | None,
+        typer.Option(
+            envvar="BEI_BACKEND",
+            help="What is to compute, whatever GPU is named: openvino on CPUs, or torch for what "
+            "cannot be exported, which then serves with the `build` extra installed.",
+        ),
     ] = None,
     precision: Annotated[
         Literal["auto", "f32", "bf16"],
         typer.Option(
             envvar="BEI_PRECISION",
             help="What the engine computes in; auto is bf16 where the CPU has it and moves no "
-            "score by more than 0.0015.",
+            "score by more than 0.0015, and f32 with torch.",
         ),
     ] = "auto",
     pooling: Annotated[

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from beicli.model.spec import ModelSpec
+
 Int32 = NDArray[np.int32]
 Float32 = NDArray[np.float32]
 
@@ -91,6 +93,21 @@ def pad(values: Int32, is_token: NDArray[np.bool_], padding: int) -> Int32:
     padded = np.full(is_token.shape, padding, dtype=np.int32)
     padded[is_token] = values
     return padded
+
+
+def padded_inputs(batch: Batch, is_token: NDArray[np.bool_], model: ModelSpec) -> dict[str, Int32]:
+    """Return what the network of `model` takes, by name; each [num_sequences, longest].
+
+    is_token: the batch's own, which whoever calls has another use for.
+    """
+    input_ids = pad(batch.input_ids, is_token, model.pad_token_id)
+    inputs = {"input_ids": input_ids, "attention_mask": is_token.astype(np.int32)}
+    if model.takes_token_type_ids:
+        type_ids = batch.token_type_ids
+        inputs["token_type_ids"] = (
+            np.zeros_like(input_ids) if type_ids is None else pad(type_ids, is_token, 0)
+        )
+    return inputs
 
 
 def _concatenate_type_ids(sequences: Sequence[TokenSequence]) -> Int32 | None:

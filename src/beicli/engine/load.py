@@ -1,17 +1,19 @@
 """Opens the right engine for an engine directory."""
 
 from dataclasses import dataclass
+from typing import Protocol
 
 from beicli.artifact.directory import EngineArtifact
+from beicli.artifact.manifest import Backend
 from beicli.engine.base import Engine
-from beicli.engine.openvino import OpenVinoEngine
+from beicli.errors import ArtifactError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineOptions:
     """How an engine uses this machine.
 
-    num_slots: forward passes at the same time; None chooses by the CPUs available.
+    num_slots: forward passes at the same time; None takes what suits the backend and the CPUs.
     num_threads: CPU threads over all slots; None takes every CPU this process may use.
     """
 
@@ -21,6 +23,31 @@ class EngineOptions:
 
 def load_engine(artifact: EngineArtifact, options: EngineOptions) -> Engine:
     """Load the compiled model of `artifact`; raises ArtifactError if this machine cannot."""
-    return OpenVinoEngine.load(
-        artifact, num_slots=options.num_slots, num_threads=options.num_threads
-    )
+    engine = _engine_class(artifact.manifest.backend)
+    return engine.load(artifact, num_slots=options.num_slots, num_threads=options.num_threads)
+
+
+class _EngineClass(Protocol):
+    def load(
+        self, artifact: EngineArtifact, *, num_slots: int | None, num_threads: int | None
+    ) -> Engine: ...
+
+
+def _engine_class(backend: Backend) -> _EngineClass:
+    """Import the engine of a backend and what it computes with, and nothing of the others."""
+    match backend:
+        case "openvino":
+            from beicli.engine.openvino import OpenVinoEngine  # noqa: PLC0415
+
+            return OpenVinoEngine
+        case "torch":
+            try:
+                from beicli.engine.torch import TorchEngine  # noqa: PLC0415
+            except ModuleNotFoundError as error:
+                raise ArtifactError(
+                    f"this engine computes with torch, and the package `{error.name}` is not "
+                    "installed",
+                    hint="install it with `pip install 'beicli[build]'`, or build the engine with "
+                    "`--backend openvino` where the model can be exported",
+                ) from error
+            return TorchEngine

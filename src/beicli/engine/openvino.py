@@ -8,7 +8,7 @@ import numpy as np
 
 from beicli.artifact.directory import EngineArtifact
 from beicli.artifact.manifest import OPENVINO_MODEL, TOKEN_OUTPUTS, Manifest
-from beicli.engine.batch import Batch, EngineOutput, Float32, TokenSequence, pad
+from beicli.engine.batch import Batch, EngineOutput, Float32, TokenSequence, padded_inputs
 from beicli.engine.cpu import available_cpus
 from beicli.errors import ArtifactError
 from beicli.openvino_api import ov
@@ -23,8 +23,7 @@ class OpenVinoEngine:
     """A compiled OpenVINO model; `forward` may be called from `num_slots` threads."""
 
     def __init__(self, compiled: ov.CompiledModel, manifest: Manifest, *, num_slots: int) -> None:
-        self._pad_token_id = manifest.model.pad_token_id
-        self._takes_token_type_ids = manifest.model.takes_token_type_ids
+        self._model = manifest.model
         names = [output.name for output in manifest.outputs]
         self._pooled = next((name for name in names if name not in TOKEN_OUTPUTS), None)
         self._tokens = next((name for name in names if name in TOKEN_OUTPUTS), None)
@@ -80,17 +79,7 @@ class OpenVinoEngine:
     def forward(self, batch: Batch) -> EngineOutput:
         """Run one batch on a free infer request."""
         is_token = batch.is_token()
-        inputs = {
-            "input_ids": pad(batch.input_ids, is_token, self._pad_token_id),
-            "attention_mask": is_token.astype(np.int32),
-        }
-        if self._takes_token_type_ids:
-            type_ids = batch.token_type_ids
-            inputs["token_type_ids"] = (
-                np.zeros_like(inputs["input_ids"])
-                if type_ids is None
-                else pad(type_ids, is_token, 0)
-            )
+        inputs = padded_inputs(batch, is_token, self._model)
         request = self._free.get()
         try:
             # Without share_inputs a larger batch than the last fails: the old tensor is too small.

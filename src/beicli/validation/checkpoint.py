@@ -11,6 +11,8 @@ from typing import Any, get_args
 
 from beicli.config.schema import BaseModel, Config, DefaultRoute
 from beicli.errors import BeiError, CheckpointError, UnsupportedModelError
+from beicli.model.adapters import configured_adapter
+from beicli.model.classifier import activation_warning
 from beicli.model.files import CheckpointFile
 from beicli.model.inspect import read_spec
 from beicli.model.recipe import configured_pooling
@@ -57,6 +59,11 @@ RERANK_PROMPT_UNKNOWN = Rule(
     level=Level.WARNING,
     why="a causal reranker gives meaningless scores without the prompt it was trained on",
 )
+ACTIVATION_NOT_APPLIED = Rule(
+    name="activation-not-applied",
+    level=Level.WARNING,
+    why="scores differ from those of sentence-transformers; the logits behind them do not",
+)
 CODE_IGNORED = Rule(
     name="checkpoint-code-ignored",
     level=Level.INFO,
@@ -75,6 +82,7 @@ RULES = (
     TOKEN_CLASSIFIER_ON_ENCODER,
     WINDOW_CUT_SHORT,
     RERANK_PROMPT_UNKNOWN,
+    ACTIVATION_NOT_APPLIED,
     CODE_IGNORED,
     MEMORY_TOO_SMALL,
 )
@@ -154,6 +162,7 @@ def _read_spec(config: Config, directory: Path) -> ModelSpec:
         directory,
         pooling=configured_pooling(config.environment_variables),
         rerank=RerankRequest.from_metadata(config.model_metadata, repository=repository.repo),
+        adapter=configured_adapter(config.model_metadata),
     )
 
 
@@ -183,6 +192,9 @@ def _fit(config: Config, spec: ModelSpec, directory: Path) -> Iterator[Finding]:
     )
     if warning is not None:
         yield RERANK_PROMPT_UNKNOWN.broken(warning, place="model_metadata")
+    warning = activation_warning(directory, spec.task)
+    if warning is not None:
+        yield ACTIVATION_NOT_APPLIED.broken(warning, place=f"{_BUILD}.checkpoint_repository")
     if CheckpointFile.read(directory, "config.json").values.get("auto_map"):
         yield CODE_IGNORED.broken(
             "`config.json` has an `auto_map`, which names code of the checkpoint's own",

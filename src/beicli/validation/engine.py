@@ -2,7 +2,7 @@
 
 import importlib.metadata
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 from beicli.artifact.accuracy import compare
 from beicli.artifact.directory import EngineArtifact, foreign_files, read_manifest, verify_file
 from beicli.artifact.golden import Float32, Sample, read_golden
-from beicli.artifact.manifest import Manifest
+from beicli.artifact.manifest import Backend, Manifest
 from beicli.artifact.names import GOLDEN_NAME, MANIFEST_NAME, REPORT_NAME
 from beicli.artifact.report import parse_report
 from beicli.artifact.summary import summarise
@@ -86,7 +86,10 @@ RULES = (
 )
 
 # What computes at serve time, and so can change the numbers.
-_SERVING_LIBRARIES = ("openvino", "tokenizers", "numpy")
+_SERVING_LIBRARIES: Mapping[Backend, tuple[str, ...]] = {
+    "openvino": ("openvino", "tokenizers", "numpy"),
+    "torch": ("torch", "transformers", "tokenizers", "numpy"),
+}
 _MAX_NAMED_FOREIGN = 20
 _REBUILD = "copy the whole directory again, or rebuild it with `bei build`"
 
@@ -107,7 +110,7 @@ def validate_engine(path: Path) -> TargetReport:
     if all(finding.level is not Level.ERROR for finding in findings):
         findings += [*_check_config(path, manifest), *_check_report(path)]
         findings += [*_check_machine(manifest)]
-        num_checks += 2 + len(manifest.cpu_features) + len(_SERVING_LIBRARIES)
+        num_checks += 2 + len(manifest.cpu_features) + len(_SERVING_LIBRARIES[manifest.backend])
         wrong, facts = _check_numbers(EngineArtifact(path, manifest))
         findings += wrong
         num_checks += facts.get("num_golden_inputs", 0)
@@ -205,14 +208,22 @@ def _check_machine(manifest: Manifest) -> Iterator[Finding]:
             fix="serve it on such a CPU, or build one for this CPU",
             place="cpu_features",
         )
-    for name in _SERVING_LIBRARIES:
-        here, wanted = importlib.metadata.version(name), manifest.toolchain.get(name)
+    for name in _SERVING_LIBRARIES[manifest.backend]:
+        here, wanted = _installed_version(name), manifest.toolchain.get(name)
         if here != wanted:
             yield LIBRARY_VERSION.broken(
-                f"it was built with {name} {wanted or 'of unknown version'}; here is {here}",
+                f"it was built with {name} {wanted or 'of unknown version'}; here is "
+                f"{here or 'none'}",
                 fix=f"install `{name}=={wanted}`, or rebuild" if wanted else None,
                 place=f"toolchain.{name}",
             )
+
+
+def _installed_version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def _check_numbers(artifact: EngineArtifact) -> tuple[list[Finding], dict[str, Any]]:
@@ -231,11 +242,12 @@ def _check_numbers(artifact: EngineArtifact) -> tuple[list[Finding], dict[str, A
     try:
         with _quiet_scheduler():
             outputs = compute_outputs(artifact, samples)
-    # A graph from a stranger: OpenVINO and the tokenizer raise what they like.
+    # A network from a stranger: what computes it, and the tokenizer, raise what they like.
     except Exception as error:  # noqa: BLE001
         cause = f": {error.__cause__}" if error.__cause__ is not None else ""
         what = f"the engine does not run: {error}{cause}"
-        return [RUNS.broken(what, fix=_REBUILD)], {}
+        hint = error.hint if isinstance(error, ArtifactError) else None
+        return [RUNS.broken(what, fix=hint or _REBUILD)], {}
     return _compare(artifact.manifest, golden, outputs)
 
 

@@ -35,7 +35,10 @@ class SizeEstimate:
 def estimate_sizes(
     config: Config, spec: ModelSpec, *, num_parameters: int
 ) -> tuple[SizeEstimate, ...]:
-    """Estimate every backend and precision that the configuration could be built for."""
+    """Estimate every backend and precision that a build may choose by itself.
+
+    That leaves out torch, which has to be asked for.
+    """
     return (*_on_cpu(config, spec, num_parameters), _on_gpu(config, spec, num_parameters))
 
 
