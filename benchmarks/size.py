@@ -11,8 +11,9 @@ from pathlib import Path
 SOURCE = Path(__file__).parent.parent / "src" / "beicli"
 MAX_FILE_LINES = 350
 MAX_FUNCTION_LINES = 60
-# Of these about 2,200 are the OpenAPI document, which is data.
-MAX_TOTAL_LINES = 26_000
+# Of these about 2,200 are the OpenAPI document, which is data, and 1,300 are networks and
+# configurations that transformers lacks or spells otherwise, a file a family.
+MAX_TOTAL_LINES = 28_500
 
 
 def main() -> None:

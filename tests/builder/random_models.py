@@ -10,7 +10,9 @@ from tests.builder.tiny_models import save_checkpoint, save_model, vocab_size
 _LABELS = ("O", "B-PER", "I-PER")
 
 
-def save_random(directory: Path, architecture: Architecture, head: str) -> Path:
+def save_random(
+    directory: Path, architecture: Architecture, head: str, *, window: int = WINDOW
+) -> Path:
     """Save a random model of that class, as its kind of checkpoint is published.
 
     No bias and no norm keeps its neutral starting value.
@@ -22,7 +24,7 @@ def save_random(directory: Path, architecture: Architecture, head: str) -> Path:
         **architecture.config,
         **ids,
         **labels,
-        max_position_embeddings=WINDOW + 2 * architecture.has_offset,
+        max_position_embeddings=window + 2 * architecture.has_offset,
     )
     torch.manual_seed(1)
     model = model_class(config)

@@ -145,7 +145,7 @@ def test_a_pickle_is_not_loaded_and_the_hint_says_how_to_convert(
 
     # The steps before carry a duration.
     assert said[said.index("error:") :] == snapshot("""\
-error: the checkpoint has no `model.safetensors` (expected at `[DIRECTORY]/checkpoint/model.safetensors`); found `pytorch_model.bin`, which is never loaded: it can run code
+error: the checkpoint has no `model.safetensors` (expected at `[DIRECTORY]/checkpoint/model.safetensors`) and no `onnx/model.onnx`; found `pytorch_model.bin`, which is never loaded: it can run code
 
 hint: convert it once, where you trust it: `AutoModel.from_pretrained(PATH).save_pretrained(PATH)`
 """)

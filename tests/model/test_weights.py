@@ -7,7 +7,13 @@ import pytest
 from safetensors.numpy import save_file
 
 from beicli.errors import CheckpointError
-from beicli.model.weights import check_tokenizer, check_weights, count_parameters, list_files
+from beicli.model.weights import (
+    check_tokenizer,
+    check_weights,
+    count_parameters,
+    list_files,
+    onnx_files,
+)
 
 
 def test_parameters_are_counted_without_reading_them(tmp_path: Path) -> None:
@@ -97,6 +103,41 @@ def test_shards_are_named_once_each_and_looked_for_in_the_listing(tmp_path: Path
         CheckpointError, match=r"names `model-2-of-2.safetensors`, which is missing"
     ):
         check_weights(tmp_path, names - {shards[1]})
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (("onnx/model.onnx",), ("onnx/model.onnx",)),
+        (("model.onnx", "onnx/model_int8.onnx"), ("model.onnx",)),
+        (("model.onnx", "onnx/model.onnx"), ("onnx/model.onnx",)),
+        (
+            ("onnx/model.onnx_data_1", "onnx/model.onnx_data", "onnx/model.onnx"),
+            ("onnx/model.onnx", "onnx/model.onnx_data", "onnx/model.onnx_data_1"),
+        ),
+        (
+            ("model.onnx", "model.onnx.data", "model.onnx.json", "model.onnx_data_x"),
+            ("model.onnx", "model.onnx.data"),
+        ),
+        (("model.safetensors", "onnx/model.onnx"), ("model.safetensors",)),
+    ],
+)
+def test_an_onnx_model_stands_in_for_missing_safetensors(
+    tmp_path: Path, names: tuple[str, ...], expected: tuple[str, ...]
+) -> None:
+    assert check_weights(tmp_path, names) == expected
+    assert onnx_files(names) == (() if "model.safetensors" in names else expected)
+
+
+def test_a_variant_of_an_onnx_model_is_not_taken_for_it(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError) as raised:
+        check_weights(tmp_path, {"config.json", "onnx/model_quantized.onnx"})
+
+    assert raised.value.message.endswith(
+        "and no `onnx/model.onnx`; found `onnx/model_quantized.onnx`, and nothing but `model.onnx` "
+        "is taken for float32"
+    )
+    assert "`onnx/model.onnx`" in str(raised.value.hint)
 
 
 def test_files_are_listed_with_their_folders(tmp_path: Path) -> None:

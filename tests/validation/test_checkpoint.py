@@ -70,11 +70,33 @@ def test_a_sound_checkpoint_has_no_findings_and_is_described(checkpoint: Path) -
     assert json.loads(json.dumps(verdict.facts)) == verdict.facts
 
 
+def test_an_onnx_model_is_weights_enough_and_measured_by_its_size(checkpoint: Path) -> None:
+    (checkpoint / "model.safetensors").unlink()
+    (checkpoint / "onnx").mkdir()
+    (checkpoint / "onnx" / "model.onnx").write_bytes(bytes(400))
+    (checkpoint / "onnx" / "model.onnx_data").write_bytes(bytes(4000))
+    (checkpoint / "onnx" / "model_quantized.onnx").write_bytes(bytes(1100))
+
+    verdict = check(checkpoint)
+
+    assert verdict.findings == ()
+    assert verdict.facts["num_parameters"] == 1100
+    assert verdict.facts["estimates"][0]["engine_bytes"] == 4400
+
+
 @pytest.mark.parametrize(
     ("change", "overrides", "rule", "what"),
     [
         (remove("tokenizer.json"), (), "checkpoint-file", "has no `tokenizer.json`"),
         (remove("model.safetensors"), (), "checkpoint-file", "has no `model.safetensors`"),
+        (
+            lambda directory: (directory / "model.safetensors").rename(
+                directory / "model_quantized.onnx"
+            ),
+            (),
+            "checkpoint-file",
+            "found `model_quantized.onnx`",
+        ),
         (remove("modules.json"), (), "checkpoint-file", "missing `modules.json`"),
         (remove("1_Pooling/config.json"), (), "checkpoint-file", "1_Pooling/config.json"),
         (remove("config.json"), (), "checkpoint-file", "has no `config.json`"),

@@ -37,6 +37,7 @@ from beicli.builder.describe import (
     describe_spec,
 )
 from beicli.builder.gate import AccuracyGate, Compute
+from beicli.builder.memory import check_memory
 from beicli.builder.tokenizer_files import write_tokenizer
 from beicli.config.load import LoadedConfig, to_dict, to_yaml
 from beicli.config.redaction import public_repo
@@ -55,6 +56,7 @@ from beicli.model.recipe import configured_pooling
 from beicli.model.rerank_templates import RerankRequest, missing_template_warning
 from beicli.model.spec import ModelSpec, Pooling
 from beicli.modeling.loading import load_module
+from beicli.modeling.onnx_network import fit_spec
 from beicli.modeling.tasks import graph_inputs
 from beicli.sources.checkpoint import fetch_checkpoint
 from beicli.sources.fetched import Checkpoint
@@ -123,12 +125,13 @@ def build_engine(
             spec = inspect_checkpoint(
                 checkpoint.path, pooling=pooling, rerank=rerank, adapter=adapter
             )
-            say(describe_spec(spec))
+            say(describe_spec(spec) + check_memory(checkpoint.path, backend, precision))
         _warn_of_spec(spec, pooling, checkpoint.path, progress)
         write_tokenizer(checkpoint.path, staging / "tokenizer", spec, warn=progress.warn)
         with _step(progress, "Loaded") as say:
             module = load_module(checkpoint.path, spec)
             say(describe_module(module))
+        spec = fit_spec(spec, module)
         network = Network(
             checkpoint=checkpoint.path,
             spec=spec,

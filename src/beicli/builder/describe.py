@@ -9,6 +9,7 @@ from beicli.config.redaction import public_repo
 from beicli.config.schema import CheckpointRepository
 from beicli.model.rerank_templates import template_name
 from beicli.model.spec import ModelSpec, Task
+from beicli.modeling.onnx_network import onnx_network
 from beicli.modeling.tasks import TaskModule
 from beicli.sources.fetched import Checkpoint
 
@@ -20,8 +21,16 @@ def describe_checkpoint(repository: CheckpointRepository, checkpoint: Checkpoint
 
 
 def describe_module(module: TaskModule) -> str:
-    """Return how large the network is."""
-    return f"{sum(p.numel() for p in module.parameters()) / 1e6:,.1f} M parameters"
+    """Return how large the network is, and where it is not from safetensors, where it is from."""
+    num_parameters = sum(p.numel() for p in module.parameters())
+    network = onnx_network(module)
+    if network is None:
+        return f"{num_parameters / 1e6:,.1f} M parameters"
+    num_parameters += network.interface.num_parameters
+    return (
+        f"{num_parameters / 1e6:,.1f} M parameters of `{network.interface.name}`, as there are no "
+        "safetensors"
+    )
 
 
 def describe_spec(spec: ModelSpec) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from beicli.artifact.manifest import OPENVINO_MODEL, Precision, TensorInfo
 from beicli.builder.backend import Network, Step
-from beicli.builder.graph import ONNX_OPSET, TORCH_HINT, export_onnx
+from beicli.builder.graph import TORCH_HINT, export_onnx, failure_hint
 from beicli.errors import BuildError, UsageError
 from beicli.openvino_api import ov
 
@@ -48,19 +48,20 @@ def write_engine(network: Network, staging: Path, step: Step) -> tuple[TensorInf
     onnx_path = staging / "export" / "model.onnx"
     onnx_path.parent.mkdir()
     with step("Exported") as say:
-        export_onnx(network.module, network.spec, onnx_path)
-        say(f"ONNX, opset {ONNX_OPSET}")
+        opset = export_onnx(network.module, network.spec, onnx_path)
+        say(f"ONNX, opset {opset}")
     with step("Compiled") as say:
-        outputs = convert(onnx_path, staging)
+        outputs = convert(onnx_path, staging, hint=failure_hint(network.module))
         shutil.rmtree(onnx_path.parent)
         say(_describe_precision(network))
     return outputs
 
 
-def convert(onnx_path: Path, directory: Path) -> tuple[TensorInfo, ...]:
+def convert(onnx_path: Path, directory: Path, *, hint: str = TORCH_HINT) -> tuple[TensorInfo, ...]:
     """Write the IR below `directory`, weights in float32; return what it gives out.
 
     Precision is a hint when the IR is compiled, so every precision shares this file.
+    hint: what is left to do with a graph that it cannot read.
     """
     target = directory / OPENVINO_MODEL
     target.parent.mkdir()
@@ -68,9 +69,7 @@ def convert(onnx_path: Path, directory: Path) -> tuple[TensorInfo, ...]:
         model = ov.Core().read_model(onnx_path)
         ov.save_model(model, target, compress_to_fp16=False)
     except RuntimeError as error:
-        raise BuildError(
-            f"OpenVINO cannot read the exported graph: {error}", hint=TORCH_HINT
-        ) from error
+        raise BuildError(f"OpenVINO cannot read the exported graph: {error}", hint=hint) from error
     return tuple(_describe(output) for output in model.outputs)
 
 

@@ -1,7 +1,7 @@
 """What transformers says, in float32, one sample at a time: the measure of every engine.
 
 It shares no padding, no tokenising and no templating code with what serves, and reads the tokenizer
-of the checkpoint, not the engine's copy.
+of the checkpoint, not the engine's copy. Of an ONNX checkpoint ONNX Runtime computes the network.
 """
 
 from collections.abc import Mapping, Sequence

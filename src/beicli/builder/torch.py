@@ -10,8 +10,10 @@ import torch
 
 from beicli.artifact.manifest import TOKEN_OUTPUTS, TORCH_CHECKPOINT, Precision, TensorInfo
 from beicli.builder.backend import Network, Step
+from beicli.errors import BuildError
 from beicli.model.spec import ModelSpec
 from beicli.model.weights import INDEX_NAME, WEIGHTS_NAME, check_weights, list_files
+from beicli.modeling.onnx_network import onnx_network
 from beicli.modeling.tasks import TaskModule, graph_inputs
 
 TOOLCHAIN: tuple[str, ...] = ("torch", "transformers", "safetensors", "tokenizers", "numpy")
@@ -29,6 +31,13 @@ def cpu_features(precision: Precision) -> tuple[str, ...]:  # noqa: ARG001 - ano
 
 def write_engine(network: Network, staging: Path, step: Step) -> tuple[TensorInfo, ...]:
     """Copy below `staging` the files that the network is loaded from."""
+    network_in_onnx = onnx_network(network.module)
+    if network_in_onnx is not None:
+        raise BuildError(
+            f"`--backend torch` computes safetensors, and the checkpoint has only "
+            f"`{network_in_onnx.interface.name}`",
+            hint="build it without `--backend torch`, or from the checkpoint it was made of",
+        )
     with step("Copied") as say:
         _copy_checkpoint(network.checkpoint, network.spec, staging / TORCH_CHECKPOINT)
         outputs = _describe_outputs(network.module, network.spec)

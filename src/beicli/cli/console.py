@@ -14,6 +14,7 @@ _EXTRA_OF_MODULE = {
     "torch": "build",
     "transformers": "build",
     "onnx": "build",
+    "onnxruntime": "build",
     "onnxscript": "build",
     "safetensors": "build",
     "aiohttp": "bench",

@@ -167,8 +167,8 @@ class Config:
         Mapping[str, Any],
         Doc(
             "Anything; `example_model_input` is a sample request for the default route,"
-            " `rerank_template` the prompt of a causal reranker, as Jinja, and `rerank_label` the"
-            " label that means relevant."
+            " `rerank_template` the prompt of a causal reranker, as Jinja, `rerank_label` the"
+            " label that means relevant, `adapter` the task adapter of a Jina v3 checkpoint."
         ),
     ] = field(default_factory=dict)
     resources: Annotated[Resources, AfterValidator(_with_derived_use_gpu), Doc("The machine.")] = (

@@ -1,4 +1,4 @@
-"""The files of a checkpoint that no JSON describes: safetensors and the tokenizer.
+"""The files of a checkpoint that no JSON describes: safetensors, ONNX and the tokenizer.
 
 `names` is every file of the checkpoint, relative to its root: of a checkpoint far away only the
 small files may be on this disk.
@@ -6,6 +6,7 @@ small files may be on this disk.
 
 import json
 import math
+import re
 import struct
 from collections.abc import Collection
 from pathlib import Path
@@ -18,7 +19,12 @@ from beicli.model.files import is_file, read_json
 WEIGHTS_NAME = "model.safetensors"
 INDEX_NAME = "model.safetensors.index.json"
 TOKENIZER_NAME = "tokenizer.json"
+# Where exporters put the graph in float32; the first that is there is taken. Names with more to
+# them, such as `model_quantized.onnx` and `model_fp16.onnx`, hold other numbers.
+ONNX_NAMES = ("onnx/model.onnx", "model.onnx")
 
+# Weights that lie beside the graph, in as many files as there is room for.
+_ONNX_DATA_SUFFIX = re.compile(r"[_.]data(_[0-9]+)?")
 _PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".h5")
 # Headers of the largest models are a few megabytes; the format allows 100.
 _MAX_HEADER_BYTES = 100_000_000
@@ -43,19 +49,65 @@ def list_files(directory: Path) -> frozenset[str]:
     )
 
 
+def has_safetensors(names: Collection[str]) -> bool:
+    """Whether the model's weights are there as safetensors, which win over ONNX."""
+    return INDEX_NAME in names or WEIGHTS_NAME in names
+
+
+def onnx_files(names: Collection[str]) -> tuple[str, ...]:
+    """Name the ONNX model of a checkpoint without safetensors, the graph first.
+
+    Nothing where there are safetensors, or no ONNX model.
+    """
+    graph = next((name for name in ONNX_NAMES if name in names), None)
+    if graph is None or has_safetensors(names):
+        return ()
+    data = (name for name in names if is_onnx_data(name, graph))
+    return (graph, *sorted(data))
+
+
+def is_onnx_data(name: str, graph: str) -> bool:
+    """Whether a file of this name holds weights of the ONNX model in the file `graph`."""
+    return name.startswith(graph) and bool(_ONNX_DATA_SUFFIX.fullmatch(name, len(graph)))
+
+
 def check_weights(directory: Path, names: Collection[str]) -> tuple[str, ...]:
-    """Return the safetensors files of the model; raises CheckpointError if one is missing."""
+    """Return the files of the model's weights: safetensors or, where there are none, ONNX.
+
+    Raises CheckpointError, which says what else was found, if one is missing.
+    """
     if INDEX_NAME in names:
         return _check_shards(directory / INDEX_NAME, names)
     if WEIGHTS_NAME in names:
         return (WEIGHTS_NAME,)
-    others = sorted(name for name in names if name.endswith(_PICKLE_SUFFIXES) and "/" not in name)
-    found = f"; found `{others[0]}`, which is never loaded: it can run code" if others else ""
+    onnx = onnx_files(names)
+    if onnx:
+        return onnx
+    found, hint = _describe_others(names)
     raise CheckpointError(
-        f"the checkpoint has no `{WEIGHTS_NAME}` (expected at `{directory / WEIGHTS_NAME}`){found}",
-        hint="convert it once, where you trust it: "
-        "`AutoModel.from_pretrained(PATH).save_pretrained(PATH)`",
+        f"the checkpoint has no `{WEIGHTS_NAME}` (expected at `{directory / WEIGHTS_NAME}`) and no "
+        f"`{ONNX_NAMES[0]}`{found}",
+        hint=hint,
     )
+
+
+def _describe_others(names: Collection[str]) -> tuple[str, str]:
+    """Return what is there in place of weights, and what to do about it."""
+    pickles = sorted(name for name in names if name.endswith(_PICKLE_SUFFIXES) and "/" not in name)
+    convert = (
+        "convert it once, where you trust it: "
+        "`AutoModel.from_pretrained(PATH).save_pretrained(PATH)`"
+    )
+    if pickles:
+        return f"; found `{pickles[0]}`, which is never loaded: it can run code", convert
+    variants = sorted(name for name in names if name.endswith(".onnx"))
+    if not variants:
+        return "", convert
+    hint = (
+        f"export it in float32 as `{ONNX_NAMES[0]}`, or build from the checkpoint it was made of: "
+        "an engine is compared with float32 numbers, which such a variant does not hold"
+    )
+    return f"; found `{variants[0]}`, and nothing but `model.onnx` is taken for float32", hint
 
 
 def check_tokenizer(directory: Path, names: Collection[str]) -> None:

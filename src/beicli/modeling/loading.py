@@ -22,6 +22,7 @@ from beicli.model.remote_code import native_config
 from beicli.model.remote_code.bidirectional import SCORE_TEMPERATURE
 from beicli.model.remote_code.jina_v3 import is_flash
 from beicli.model.spec import DenseModule, ModelSpec, Pooling, Task
+from beicli.model.weights import list_files, onnx_files
 from beicli.modeling.flash_weights import read_flash_weights
 from beicli.modeling.quiet import first_line, quiet
 from beicli.modeling.stored_weights import in_float32, stored_dtype
@@ -58,10 +59,19 @@ def load_module(directory: Path, spec: ModelSpec) -> TaskModule:
     little beside them.
     """
     with quiet():
-        model = _load_model(directory, spec)
+        model = _load_network(directory, spec)
     module = _task_module(directory, model, spec)
     module.eval()
     return module
+
+
+def _load_network(directory: Path, spec: ModelSpec) -> Any:
+    files = onnx_files(list_files(directory))
+    if not files:
+        return _load_model(directory, spec)
+    from beicli.modeling.onnx_network import OnnxNetwork  # noqa: PLC0415 - brings onnx, for few
+
+    return OnnxNetwork.load(directory, files[0], spec)
 
 
 def _task_module(directory: Path, model: Any, spec: ModelSpec) -> TaskModule:

@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 from beicli.errors import CheckpointError
 from beicli.sources.checksum import Digest
-from beicli.sources.files import check_name, is_readable_kind, is_wanted
+from beicli.sources.files import check_name, is_readable_kind, wanted_names
 
 _BLOCK_BYTES = 512
 _READ_BYTES = 2**18
@@ -80,8 +80,9 @@ def unpack(archive: Path, directory: Path, *, limits: ArchiveLimits, place: str)
                     pass
         stream.read_to_end()
     top = _folder_around(sizes)
+    wanted = wanted_names(name.removeprefix(top) for name in sizes)
     for name in list(kept):
-        if not is_wanted(name.removeprefix(top)):
+        if name.removeprefix(top) not in wanted:
             (directory / name).unlink()
             del kept[name]
     return Unpacked(

@@ -21,6 +21,7 @@ from beicli.sources.files import (
     is_wanted,
     is_weights,
     small_files,
+    wanted_names,
 )
 
 _PIECE_BYTES = 16 * 2**20
@@ -72,7 +73,7 @@ def look_into_bucket(bucket: Bucket, place: CachePlace, *, pin: str | None) -> E
 
 def _fetch(bucket: Bucket, place: CachePlace, files: list[RemoteFile], revision: str) -> Entry:
     staging = place.staging(revision)
-    wanted = [file for file in files if is_wanted(file.name)]
+    wanted = _wanted(files)
     _check_space(staging, wanted)
     kept = {file.name: _download(bucket, file, staging / "files") for file in wanted}
     _check_unchanged(bucket, place, revision)
@@ -97,12 +98,14 @@ def _look(bucket: Bucket, place: CachePlace, files: list[RemoteFile], revision: 
 
 def identity_of(files: list[RemoteFile]) -> str:
     """Return a sha256 over names, sizes and versions of the files a build reads."""
-    lines = sorted(
-        f"{file.name}\0{file.size_bytes}\0{file.version}\n"
-        for file in files
-        if is_wanted(file.name)
-    )
+    lines = sorted(f"{file.name}\0{file.size_bytes}\0{file.version}\n" for file in _wanted(files))
     return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def _wanted(files: list[RemoteFile]) -> list[RemoteFile]:
+    """Return the files that a build reads."""
+    names = wanted_names(file.name for file in files)
+    return [file for file in files if file.name in names]
 
 
 def check_pin(place: CachePlace, revision: str, pin: str | None) -> None:
@@ -128,7 +131,7 @@ def _list(bucket: Bucket, place: CachePlace, pin: str | None) -> tuple[list[Remo
             f"`{place.repo}` has no `config.json`; found {found}",
             hint="`repo` must lead to the folder whose root holds the checkpoint's files",
         )
-    if sum(is_wanted(name) for name in names) > _MAX_FILES:
+    if len(wanted_names(names)) > _MAX_FILES:
         raise CheckpointError(f"`{place.repo}` holds more than {_MAX_FILES:,} files")
     revision = identity_of(files)
     check_pin(place, revision, pin)

@@ -26,6 +26,7 @@ from typing import Any
 from beicli.config.redaction import public_repo
 from beicli.config.schema import CheckpointRepository
 from beicli.errors import CheckpointError, CheckpointUnavailableError
+from beicli.model.weights import check_weights
 from beicli.sources.fetched import Checkpoint, CheckpointFiles
 
 _logger = logging.getLogger(__name__)
@@ -59,6 +60,9 @@ class Entry:
         return self.directory / "files"
 
     def checkpoint(self) -> Checkpoint:
+        """Return it whole; raises CheckpointError if it has no weights that are built from."""
+        # By the names of all there was: what is refused was not kept.
+        check_weights(self.files, self.contents.sizes)
         return Checkpoint(self.files, self.contents.resolved_revision)
 
     def checkpoint_files(self) -> CheckpointFiles:

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from beicli.model.weights import list_files, onnx_files
+
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
@@ -19,8 +21,10 @@ class Checkpoint:
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of its safetensors files."""
-        return sum(file.stat().st_size for file in self.path.rglob("*.safetensors"))
+        """Bytes of its weights: safetensors, and ONNX where it is what a build reads."""
+        names = list_files(self.path)
+        weights = {name for name in names if name.endswith(".safetensors")} | {*onnx_files(names)}
+        return sum((self.path / name).stat().st_size for name in weights)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

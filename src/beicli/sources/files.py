@@ -1,7 +1,7 @@
 """Which files of a checkpoint are read, and which names are safe to write.
 
-Only what a build reads is fetched: JSON, tokenizer files and safetensors. Pickles and Python files
-are never downloaded, so they can never be loaded.
+Only what a build reads is fetched: JSON, tokenizer files and safetensors, or an ONNX model where
+there are none. Pickles and Python files are never downloaded, so they can never be loaded.
 """
 
 import struct
@@ -11,6 +11,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
 from beicli.errors import CheckpointError
+from beicli.model.weights import ONNX_NAMES, is_onnx_data, onnx_files
 
 SMALL_PATTERNS = ["*.json", "*.txt", "*.model"]
 ALLOW_PATTERNS = [*SMALL_PATTERNS, "*.safetensors"]
@@ -39,16 +40,34 @@ class RemoteFile:
     version: str
 
 
+def wanted_names(names: Iterable[str]) -> frozenset[str]:
+    """Return which files a build reads, of all that a checkpoint has, relative to its root."""
+    names = frozenset(names)
+    return frozenset(filter(is_wanted, names)) | frozenset(onnx_files(names))
+
+
 def is_wanted(name: str) -> bool:
-    """Whether a build reads the file of this name, relative to the checkpoint's root."""
+    """Whether a build reads the file of this name, whatever else there is."""
     is_ignored = any(fnmatchcase(name, pattern) for pattern in IGNORE_PATTERNS)
-    return is_readable_kind(name) and not is_ignored
+    return not is_ignored and _is_visible(name, ALLOW_PATTERNS)
 
 
 def is_readable_kind(name: str) -> bool:
     """Whether a file of this name may be kept, in whatever folder it lies."""
+    return _is_visible(name, ALLOW_PATTERNS) or is_onnx(name)
+
+
+def is_onnx(name: str) -> bool:
+    """Whether a file may be of an ONNX model that is built from, in whatever folder it lies."""
+    graph = ONNX_NAMES[-1]
+    last = PurePosixPath(name).name
+    is_of_model = last == graph or is_onnx_data(last, graph)
+    return is_of_model and _is_visible(name, ["*"])
+
+
+def _is_visible(name: str, patterns: list[str]) -> bool:
     is_hidden = any(part.startswith(".") for part in PurePosixPath(name).parts)
-    return not is_hidden and any(fnmatchcase(name, pattern) for pattern in ALLOW_PATTERNS)
+    return not is_hidden and any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def is_weights(name: str) -> bool:

@@ -1,5 +1,6 @@
 """Checkpoints on the Hugging Face hub, through its own client and its own cache."""
 
+from dataclasses import replace
 from http import HTTPStatus
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from huggingface_hub.hf_api import RepoFile
 from beicli.config.redaction import public_repo
 from beicli.config.schema import CheckpointRepository
 from beicli.errors import CheckpointError, CheckpointUnavailableError, ConfigError
+from beicli.model.weights import check_weights, has_safetensors, onnx_files
 from beicli.sources.fetched import Checkpoint, CheckpointFiles
 from beicli.sources.files import (
     ALLOW_PATTERNS,
@@ -46,6 +48,8 @@ _RAISED = (
 def fetch_from_hub(repository: CheckpointRepository, *, offline: bool) -> Checkpoint:
     """Return all that a build reads of a repository; offline: from the client's cache only."""
     path = _snapshot(repository, ALLOW_PATTERNS, offline=offline)
+    if not offline and not has_safetensors(sizes_below(path)):
+        _fetch_onnx(repository, path)
     # The cache names a snapshot's folder after its commit, whatever branch or tag was asked for.
     return Checkpoint(path, path.name)
 
@@ -56,13 +60,32 @@ def look_into_hub(repository: CheckpointRepository, *, offline: bool) -> Checkpo
     sizes = None if offline else _sizes_there(repository, path.name)
     if sizes is None:
         sizes = sizes_below(path)
-        if not any(map(is_weights, sizes)):
+        if not any(map(is_weights, sizes)) and not onnx_files(sizes):
             # Looked into once, never fetched; what is missing here says nothing about the hub.
             raise _no_weights_here(repository)
     return CheckpointFiles(path=path, sizes=sizes, headers={}, resolved_revision=path.name)
 
 
-def _snapshot(repository: CheckpointRepository, patterns: list[str], *, offline: bool) -> Path:
+def _fetch_onnx(repository: CheckpointRepository, path: Path) -> None:
+    """Fetch the ONNX model into a snapshot without safetensors, and nothing else of its kind.
+
+    Raises CheckpointError, which names what the repository holds instead, if it has none.
+    """
+    sizes = _sizes_there(repository, path.name)
+    if sizes is None:
+        return  # not reached: what the cache has is all there is
+    if not has_safetensors(sizes):
+        pinned = replace(repository, revision=path.name)
+        _snapshot(pinned, [*check_weights(path, sizes)], [], offline=False)
+
+
+def _snapshot(
+    repository: CheckpointRepository,
+    patterns: list[str],
+    ignored: list[str] = IGNORE_PATTERNS,
+    *,
+    offline: bool,
+) -> Path:
     token = _token(repository.runtime_secret_name)
     try:
         path = snapshot_download(
@@ -71,7 +94,7 @@ def _snapshot(repository: CheckpointRepository, patterns: list[str], *, offline:
             token=token,
             local_files_only=offline,
             allow_patterns=patterns,
-            ignore_patterns=IGNORE_PATTERNS,
+            ignore_patterns=ignored,
         )
     except HFValidationError as error:
         raise CheckpointError(

@@ -12,7 +12,7 @@ from typing import Any
 from beicli.config.redaction import public_repo
 from beicli.errors import CheckpointError, CheckpointUnavailableError, UsageError
 from beicli.sources.checksum import Checksum
-from beicli.sources.files import RemoteFile, check_name, is_wanted
+from beicli.sources.files import RemoteFile, check_name, is_onnx, is_wanted
 from beicli.sources.secrets import Secret
 
 _ADDRESS = re.compile(r"\b[A-Za-z][A-Za-z0-9+.-]*://\S+")
@@ -109,12 +109,12 @@ class FsspecBucket:
         try:
             name = check_name(key, where=where)
         except CheckpointError:
-            if is_wanted(key):
+            if is_wanted(key) or is_onnx(key):
                 raise
             return None
         # Where folders are only a manner of speaking, `a//b` and `a/b` are two keys.
         is_taken = name in self.listing
-        if is_taken and is_wanted(name):
+        if is_taken and (is_wanted(name) or is_onnx(name)):
             raise CheckpointError(f"{where} holds two files with the name `{name}`")
         return name if name.isprintable() and not is_taken else None
 

@@ -19,7 +19,7 @@ from beicli.model.recipe import configured_pooling
 from beicli.model.rerank_templates import RerankRequest, missing_template_warning
 from beicli.model.routes import platform_route, routes_of, words_for
 from beicli.model.spec import ModelSpec, Task
-from beicli.model.weights import check_tokenizer, check_weights, count_parameters
+from beicli.model.weights import check_tokenizer, check_weights, count_parameters, onnx_files
 from beicli.validation.estimate import SizeEstimate, estimate_sizes
 from beicli.validation.findings import Finding, Level, Rule
 
@@ -244,6 +244,9 @@ def _memory(config: Config, estimates: tuple[SizeEstimate, ...]) -> Iterator[Fin
 
 def _num_parameters(listing: CheckpointListing, weights: tuple[str, ...]) -> int:
     """Count from the files' headers where they are here, else from their sizes."""
+    if onnx_files(listing.sizes):
+        # Float32 alone is built from.
+        return sum(listing.sizes[name] for name in weights) // 4
     paths = [listing.headers.get(name, listing.path / name) for name in weights]
     if all(path.is_file() for path in paths):
         return sum(

@@ -1,0 +1,87 @@
+"""Whether a build fits into memory, told before it starts.
+
+Weights are mapped from their files, in the checkpoint and in the graph, so a build holds little
+beside what the compiler makes of them for the accuracy gate.
+"""
+
+from pathlib import Path
+
+from beicli.artifact.manifest import Backend, Precision
+from beicli.errors import BuildError
+from beicli.model.weights import check_weights, count_parameters, list_files
+
+# Measured with `benchmarks/build_memory.py`: the process with its libraries and a graph of some
+# thousand operators, and what the compiled weights and a few batches take beside it.
+_PROCESS_BYTES = 700_000_000
+_BYTES_PER_WEIGHT: dict[tuple[Backend, Precision], float] = {
+    ("openvino", "bf16"): 2.5,
+    ("openvino", "f32"): 5.5,
+    ("torch", "bf16"): 2.5,
+    ("torch", "f32"): 4.5,
+}
+# Below this nobody asks.
+_WORTH_SAYING_BYTES = 1_500_000_000
+_MEMINFO = Path("/proc/meminfo")
+_CGROUP = Path("/sys/fs/cgroup")
+_PAGES_OF_FILES = ("active_file ", "inactive_file ")
+
+
+def check_memory(checkpoint: Path, backend: Backend, precision: Precision) -> str:
+    """Return what the build will take, in words if that is much; else nothing.
+
+    Raises BuildError if it is more than there is.
+    """
+    names = check_weights(checkpoint, list_files(checkpoint))
+    num_parameters = sum(_num_parameters(checkpoint / name) for name in names)
+    needed = required_bytes(num_parameters, backend, precision)
+    available = available_bytes()
+    if available is not None and needed > available:
+        raise BuildError(
+            f"this build takes about {needed / 1e9:,.1f} GB of memory, and "
+            f"{available / 1e9:,.1f} GB are available",
+            hint="stop what else is running, or build on a machine with more memory: an engine "
+            "serves on any machine whose CPU computes its precision",
+        )
+    return f", about {needed / 1e9:,.1f} GB of memory" if needed > _WORTH_SAYING_BYTES else ""
+
+
+def required_bytes(num_parameters: int, backend: Backend, precision: Precision) -> int:
+    """Estimate the most memory that a build holds, beside pages that are mapped from files."""
+    return _PROCESS_BYTES + int(num_parameters * _BYTES_PER_WEIGHT[backend, precision])
+
+
+def _num_parameters(path: Path) -> int:
+    size_bytes = path.stat().st_size
+    if path.suffix != ".safetensors":
+        return size_bytes // 4  # ONNX, in float32
+    return count_parameters(path, size_bytes=size_bytes)
+
+
+def available_bytes() -> int | None:
+    """Return what this process may still take: of the machine, and of its container's limit.
+
+    None where that cannot be told.
+    """
+    try:
+        lines = _MEMINFO.read_text(encoding="ascii").splitlines()
+        of_machine = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration, ValueError, IndexError):
+        return None
+    in_container = _available_in_container()
+    machine_bytes = of_machine * 1024
+    return machine_bytes if in_container is None else min(machine_bytes, in_container)
+
+
+def _available_in_container() -> int | None:
+    try:
+        limit = int((_CGROUP / "memory.max").read_text(encoding="ascii"))
+        used = int((_CGROUP / "memory.current").read_text(encoding="ascii"))
+        statistics = (_CGROUP / "memory.stat").read_text(encoding="ascii").splitlines()
+        # Pages of files count as used, but make room when it is needed.
+        mapped = sum(
+            int(line.split()[1]) for line in statistics if line.startswith(_PAGES_OF_FILES)
+        )
+    except (OSError, ValueError, IndexError):
+        # No limit is written as `max`.
+        return None
+    return max(limit - used + mapped, 0)
