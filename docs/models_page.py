@@ -43,17 +43,21 @@ batch and length dynamic, `input_ids` and `attention_mask` as inputs, `token_typ
 Pooling and Dense modules are added by the build, and ONNX Runtime computes the float32 numbers to
 compare with. Quantised and 16 bit models are refused.
 
-Tokens are those that transformers makes of the checkpoint. A build stops where `tokenizer.json`, by
-which an engine serves, says something else. The first Qwen2 embedding models, such as
-gte-Qwen2-1.5B-instruct, have code that appends `<|endoftext|>` to every text; the engine's
-`tokenizer.json` is given the same. `add_eos_token: true` in `tokenizer_config.json` is warned of
-where `tokenizer.json` does not add the token: transformers 5 leaves it out, but models such as
-e5-mistral-7b-instruct were trained with it by transformers 4. Have transformers write it into the
-file, then build from the folder: `AutoTokenizer.from_pretrained(folder, add_bos_token=True,
+Tokens are those of `tokenizer.json`, as it is: so transformers 4 and text-embeddings-inference read
+it. transformers 5 rebuilds some tokenizers by rules of their class, such as those of XLM-RoBERTa,
+DeBERTa v2 and Llama; where it makes other tokens of a reference text, the build warns. It stops
+where transformers 4, too, goes by `tokenizer_config.json`: a BERT's `do_lower_case` or a RoBERTa's
+`add_prefix_space` that contradicts `tokenizer.json`, or a special token that this file lacks and a
+reference text has. The first Qwen2 embedding models, such as gte-Qwen2-1.5B-instruct, have code
+that appends `<|endoftext|>` to every text; the engine's `tokenizer.json` is given the same.
+`add_eos_token: true` in `tokenizer_config.json` is warned of where `tokenizer.json` does not add
+the token: transformers 5 leaves it out, but models such as e5-mistral-7b-instruct were trained with
+it by transformers 4. Have it written into the file, then build from the folder:
+`PreTrainedTokenizerFast.from_pretrained(folder, add_bos_token=True,
 add_eos_token=True).save_pretrained(folder)`.
 
-Engines are OpenVINO's. What loads but does not export, such as a mixture of experts, is built with
-[`--backend torch`](../how-to/choose-a-backend.md)."""
+Engines are OpenVINO's. What loads but does not export, such as most mixtures of experts, is built
+with [`--backend torch`](../how-to/choose-a-backend.md), which every architecture below can be."""
 _WRITTEN_FOR_CODE = """\
 ## Written for code of their own
 

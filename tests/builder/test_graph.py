@@ -4,10 +4,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import onnx
 import openvino as ov
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 from sentence_transformers.sentence_transformer.modules import Pooling as ReferencePooling
 from sentence_transformers.sparse_encoder.modules import SpladePooling
 from tests.builder.tiny_models import (
@@ -24,7 +26,7 @@ from tests.builder.tiny_models import (
 )
 
 from beicli.artifact.manifest import OPENVINO_MODEL, TOKEN_OUTPUTS, TensorInfo
-from beicli.builder import openvino
+from beicli.builder import graph, openvino
 from beicli.builder.graph import export_onnx
 from beicli.errors import BuildError
 from beicli.model.inspect import inspect_checkpoint
@@ -318,3 +320,37 @@ def test_loading_and_exporting_print_nothing(
     export_onnx(load_module(tiny_checkpoint, spec), spec, tmp_path / "model.onnx")
 
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_large_graphs_have_their_weights_beside_them_in_float32(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
+) -> None:
+    """Those of 16 bits too, but for the table of which rows are looked up."""
+    monkeypatch.setattr(graph, "_MAX_BYTES_IN_GRAPH", 0)
+    checkpoint = save_checkpoint(tmp_path / "checkpoint", tiny_qwen3())
+    path = checkpoint / "model.safetensors"
+    weights = {name: weight.to(dtype) for name, weight in load_file(path).items()}
+    save_file(weights, path, metadata={"format": "pt"})
+    spec = inspect_checkpoint(checkpoint)
+    module = load_module(checkpoint, spec)
+
+    export_onnx(module, spec, tmp_path / "model.onnx")
+    outputs = openvino.convert(tmp_path / "model.onnx", tmp_path)
+
+    stored = onnx.load(tmp_path / "model.onnx", load_external_data=False).graph.initializer
+    half = {onnx.TensorProto.BFLOAT16, onnx.TensorProto.FLOAT16}
+    is_table = [i.data_type in half for i in stored if i.dims == [spec.vocab_size, 32]]
+    assert is_table == [True]
+    assert sum(i.data_type in half for i in stored) == 1
+    assert (tmp_path / "model.onnx.data").stat().st_size > sum(w.nbytes for w in weights.values())
+    compiled = ov.Core().compile_model(
+        tmp_path / OPENVINO_MODEL, "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
+    )
+    ids = np.array([[7, 9, 11, 6]], dtype=np.int32)
+    mask = np.ones_like(ids)
+    with torch.no_grad():
+        wanted = module(torch.from_numpy(ids), torch.from_numpy(mask))[0].numpy()
+    found = compiled({"input_ids": ids, "attention_mask": mask})[0]
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5)
+    assert outputs[0].shape == ("batch", 32)

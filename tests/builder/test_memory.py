@@ -38,6 +38,12 @@ def test_without_a_container_it_is_what_the_machine_has(machine: Path) -> None:
     assert available_bytes() == 5 * 2**30
 
 
+def test_swap_can_be_taken_too(machine: Path) -> None:
+    (machine / "meminfo").write_text("MemAvailable: 1048576 kB\nSwapFree: 1048576 kB\n")
+
+    assert available_bytes() == 2 * 2**30
+
+
 def test_a_container_has_what_its_limit_leaves(machine: Path) -> None:
     limit(machine, limit=str(4 * GB), used=3 * GB, of_files=2 * GB)
 

@@ -22,7 +22,7 @@ from tests.builder.tiny_models import (
 from beicli.artifact.directory import EngineArtifact
 from beicli.artifact.golden import Float32, Sample, read_golden
 from beicli.artifact.report import ScoreReport, VectorReport
-from beicli.builder import build, openvino
+from beicli.builder import build, memory, openvino
 from beicli.builder.build import BuildResult
 from beicli.builder.gate import Compute
 from beicli.builder.samples import golden_samples, reference_samples
@@ -198,6 +198,27 @@ def test_a_precision_that_moves_scores_has_to_be_asked_for(
     assert len(progress.warnings) == (warning is not None)
     assert progress.warnings == [] or (warning or "") in progress.warnings[0]
     assert json.loads((tmp_path / "engine" / "report.json").read_text())["precision"] == precision
+
+
+def test_a_precision_that_does_not_fit_into_memory_is_not_fallen_back_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(openvino, "supports_bf16", lambda: True)
+    monkeypatch.setitem(memory._BYTES_PER_WEIGHT, ("openvino", "f32"), 1e9)
+    loaded = write_config(tmp_path, SAVERS["classifier"](tmp_path / "checkpoint"))
+    progress = Recorder()
+
+    with pytest.raises(BuildError, match=r"takes about [\d,.]+ GB of memory, and"):
+        run_build(
+            loaded,
+            tmp_path / "engine",
+            compute=compute_imprecisely(0.04),
+            progress=progress,
+            precision=None,
+        )
+
+    assert "bf16 would move a score" in progress.warnings[0]
+    assert not (tmp_path / "engine").exists()
 
 
 @pytest.fixture

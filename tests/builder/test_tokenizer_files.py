@@ -1,6 +1,6 @@
-"""The tokenizer that an engine carries gives the ids that transformers gives for the checkpoint."""
+"""The tokenizer that an engine carries gives the ids of the checkpoint's `tokenizer.json`."""
 
-import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,11 @@ import torch
 import transformers
 from sentence_transformers import SentenceTransformer
 from tests.builder.builds import Recorder, run_build, write_config
+from tests.builder.published_tokenizers import Published, bge_m3, deberta_v2, llama_2
 from tests.model.checkpoint_folder import change_json, write_json
 from tokenizers import decoders, normalizers, pre_tokenizers, processors
 
-from beicli.builder.reference import load_tokenizer
+from beicli.builder.reference import load_rebuilt_tokenizer, load_tokenizer
 from beicli.builder.texts import REFERENCE_TEXTS
 from beicli.builder.tokenizer_files import write_tokenizer
 from beicli.errors import BuildError, CheckpointError
@@ -143,7 +144,7 @@ def test_what_the_post_processor_did_before_it_still_does(tmp_path: Path) -> Non
     checkpoint = write_checkpoint(tmp_path / "gte", before, auto_map=FIRST_QWEN2)
 
     # transformers makes a post-processor of its own, without the token in front.
-    with pytest.raises(BuildError, match=r"disagree on 'Hello': at token 0, transformers has \d+"):
+    with pytest.raises(BuildError, match=r"with it on 'Hello': at token 0, transformers has \d+"):
         write(checkpoint)
 
     written = tokenizers.Tokenizer.from_file(str(tmp_path / "written" / "tokenizer.json"))
@@ -215,7 +216,10 @@ def test_vectors_of_the_first_qwen2_models_are_read_at_the_appended_token(tmp_pa
     checkpoint = write_checkpoint(
         tmp_path / "gte", BYTE_LEVEL, auto_map=FIRST_QWEN2, add_eos_token=True
     )
-    model = transformers.AutoModel.from_pretrained(checkpoint).eval()
+    config = transformers.AutoConfig.from_pretrained(checkpoint)
+    # Their code looks both ways.
+    config.is_causal = False
+    model = transformers.AutoModel.from_pretrained(checkpoint, config=config).eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoint)
     texts = ["a", "Where is the library?", "word " * WINDOW]
 
@@ -280,7 +284,7 @@ def test_the_way_out_of_the_warning_adds_the_tokens(tmp_path: Path) -> None:
     )
 
     # As the warning says.
-    transformers.AutoTokenizer.from_pretrained(
+    transformers.PreTrainedTokenizerFast.from_pretrained(
         checkpoint, add_bos_token=True, add_eos_token=True
     ).save_pretrained(checkpoint)
 
@@ -343,36 +347,209 @@ def test_vectors_are_those_of_sentence_transformers_with_or_without_the_token(
     assert len(progress.warnings) == (post_processor is WITH_START)
 
 
-def test_a_tokenizer_that_transformers_builds_otherwise_stops_the_build(tmp_path: Path) -> None:
-    """A model type of Qwen2 gets Qwen2's way of cutting words, whatever its file has."""
-    checkpoint = write_checkpoint(tmp_path / "other")
-    content = json.loads((checkpoint / "tokenizer.json").read_text(encoding="utf-8"))
-    content["normalizer"] = {"type": "Lowercase"}
-    write_json(checkpoint / "tokenizer.json", content)
+def write_published(directory: Path, published: Published, **tokenizer_config: Any) -> Path:
+    stated = published.tokenizer_config | tokenizer_config
+    checkpoint = write_checkpoint(directory, kind=published.kind, **stated)
+    published.tokenizer.save(str(checkpoint / "tokenizer.json"))
+    return checkpoint
+
+
+PUBLISHED = pytest.mark.parametrize("publish", [bge_m3, deberta_v2, llama_2])
+
+
+@PUBLISHED
+def test_tokens_are_those_of_the_file_where_transformers_5_makes_others(
+    tmp_path: Path, publish: Callable[[], Published]
+) -> None:
+    published = publish()
+    checkpoint = write_published(tmp_path / "published", published)
+
+    served, warnings = write(checkpoint)
+
+    assert served.encode(published.text, add_special_tokens=False).tokens == published.tokens
+    reference, rebuilt = load_tokenizer(checkpoint), load_rebuilt_tokenizer(checkpoint)
+    assert rebuilt is not None
+    others = 0
+    for text in REFERENCE_TEXTS:
+        ids = published.tokenizer.encode(text).ids
+        assert served.encode(text).ids == ids
+        assert reference(text, verbose=False)["input_ids"] == ids
+        others += rebuilt(text, verbose=False)["input_ids"] != ids
+    assert len(warnings) == 1
+    assert warnings[0].startswith(
+        f"transformers 5 makes other tokens of {others} of {len(REFERENCE_TEXTS)} reference texts, "
+        "such as '"
+    )
+    assert "the engine follows `tokenizer.json`, as transformers 4" in warnings[0]
+    assert "\n" not in warnings[0]
+
+
+@PUBLISHED
+def test_the_reference_reads_the_settings_beside_the_file(
+    tmp_path: Path, publish: Callable[[], Published]
+) -> None:
+    published = publish()
+    checkpoint = write_published(tmp_path / "published", published, truncation_side="left")
+
+    reference = load_tokenizer(checkpoint)
+
+    config = published.tokenizer_config
+    assert reference.special_tokens_map == {
+        key: token for key, token in config.items() if key.endswith("_token") and "add_" not in key
+    } | {"pad_token": config.get("pad_token", "<unk>"), "eos_token": config["eos_token"]}
+    assert reference.model_max_length == WINDOW
+    whole = published.tokenizer.encode("a fit", "a tie")
+    encoded = reference("a fit", "a tie", return_token_type_ids=True)
+    assert encoded["input_ids"] == whole.ids
+    assert encoded["token_type_ids"] == whole.type_ids
+    cut = reference("a fit", truncation=True, max_length=4)["input_ids"]
+    text = published.tokenizer.encode("a fit", add_special_tokens=False).ids
+    special = published.tokenizer.num_special_tokens_to_add(is_pair=False)
+    assert [token for token in cut if token in text] == text[special - 4 :]
+
+
+@PUBLISHED
+def test_a_published_pipeline_builds_and_serves_by_its_file(
+    tmp_path: Path, publish: Callable[[], Published]
+) -> None:
+    published = publish()
+    checkpoint = write_published(tmp_path / "published", published)
+    model = transformers.AutoModel.from_pretrained(checkpoint).eval()
+    rebuilt = load_rebuilt_tokenizer(checkpoint)
+    assert rebuilt is not None
+    progress = Recorder()
+
+    result = run_build(write_config(tmp_path, checkpoint), tmp_path / "engine", progress=progress)
+    [vector] = compute_outputs(result.artifact, [published.text])
+
+    expected, other = (
+        unit_vector(model, ids)
+        for ids in (
+            published.tokenizer.encode(published.text).ids,
+            rebuilt(published.text).input_ids,
+        )
+    )
+    np.testing.assert_allclose(vector, expected, rtol=0, atol=1e-4)
+    assert np.abs(vector - other).max() > 0.01
+    assert ["makes other tokens of" in warning for warning in progress.warnings] == [True]
+
+
+def unit_vector(model: Any, ids: list[int]) -> np.ndarray:
+    with torch.no_grad():
+        hidden = model(input_ids=torch.tensor([ids])).last_hidden_state[0, -1]
+    return (hidden / hidden.norm()).numpy()
+
+
+def test_a_token_that_the_files_beside_it_add_stops_the_build(tmp_path: Path) -> None:
+    checkpoint = write_checkpoint(tmp_path / "other", cls_token="Hello")
     progress = Recorder()
 
     with pytest.raises(BuildError) as raised:
         run_build(write_config(tmp_path, checkpoint), tmp_path / "engine", progress=progress)
 
-    assert "'Hello': at token 0, transformers has 43 and the file 75" in raised.value.message
-    assert "save_pretrained" in str(raised.value.hint)
+    assert "on 'Hello': at token 0, transformers has 260 and the file 43" in raised.value.message
     # Before the long steps.
     assert progress.started_steps == ["Fetched", "Inspected"]
     assert not (tmp_path / "engine").exists()
 
+    # As the hint says.
+    assert "PreTrainedTokenizerFast.from_pretrained(folder).save_pret" in str(raised.value.hint)
+    transformers.PreTrainedTokenizerFast.from_pretrained(checkpoint).save_pretrained(checkpoint)
+    served, warnings = write(checkpoint)
+    assert served.encode("Hello").ids == [260]
+    assert warnings == []
 
-def test_the_hint_of_a_refused_tokenizer_helps(tmp_path: Path) -> None:
-    checkpoint = write_checkpoint(tmp_path / "other")
-    content = json.loads((checkpoint / "tokenizer.json").read_text(encoding="utf-8"))
-    content["normalizer"] = None
-    write_json(checkpoint / "tokenizer.json", content)
-    with pytest.raises(BuildError, match="disagree on 'caf"):
+
+def cased_bert(directory: Path, **tokenizer_config: Any) -> Path:
+    """Write a BERT whose file lowercases."""
+    specials = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+    symbols = [*specials, "hello", "Hello", "the", "a", "."]
+    vocabulary = {symbol: index for index, symbol in enumerate(symbols)}
+    tokenizer = tokenizers.Tokenizer(
+        tokenizers.models.WordPiece(vocab=vocabulary, unk_token="[UNK]")
+    )
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    tokenizer.add_special_tokens(list(specials))
+    names = zip(("pad", "unk", "cls", "sep", "mask"), specials, strict=True)
+    stated = {f"{name}_token": token for name, token in names} | {"eos_token": None}
+    stated |= {"tokenizer_class": "BertTokenizer"} | tokenizer_config
+    checkpoint = write_checkpoint(directory, kind="bert", **stated)
+    tokenizer.save(str(checkpoint / "tokenizer.json"))
+    return checkpoint
+
+
+def test_a_file_that_lowercases_against_its_settings_is_refused_with_a_way_out(
+    tmp_path: Path,
+) -> None:
+    checkpoint = cased_bert(tmp_path / "bert", do_lower_case=False)
+
+    with pytest.raises(BuildError) as raised:
         write(checkpoint)
+
+    assert "`tokenizer.json` has `lowercase` true, transformers false" in raised.value.message
+    assert "reference texts, such as 'Hello'" in raised.value.message
+    assert "goes by `tokenizer_config.json`" in str(raised.value.hint)
 
     # As the hint says.
     transformers.AutoTokenizer.from_pretrained(checkpoint).save_pretrained(checkpoint)
+    (tmp_path / "written").rename(tmp_path / "refused")
+    served, warnings = write(checkpoint)
+    assert served.encode("Hello").tokens == ["[CLS]", "Hello", "[SEP]"]
+    assert warnings == []
 
-    (tmp_path / "again").mkdir()
-    write_tokenizer(
-        checkpoint, tmp_path / "again" / "tokenizer", read_spec(checkpoint), warn=pytest.fail
+
+def test_a_file_that_lowercases_as_its_settings_say_is_not_warned_of(tmp_path: Path) -> None:
+    checkpoint = cased_bert(tmp_path / "bert", do_lower_case=True)
+
+    served, warnings = write(checkpoint)
+
+    assert served.encode("Hello").tokens == ["[CLS]", "hello", "[SEP]"]
+    assert warnings == []
+
+
+def test_a_byte_level_file_against_its_prefix_space_is_refused(tmp_path: Path) -> None:
+    tokenizer = byte_tokenizer(WITH_START_AND_END)
+    tokenizer.normalizer = None
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    checkpoint = write_checkpoint(
+        tmp_path / "roberta",
+        kind="roberta",
+        tokenizer_class="RobertaTokenizer",
+        add_prefix_space=True,
+        cls_token="<s>",
+        sep_token="</s>",
+        mask_token="<unk>",
     )
+    tokenizer.save(str(checkpoint / "tokenizer.json"))
+
+    with pytest.raises(BuildError, match="has `add_prefix_space` false, transformers true"):
+        write(checkpoint)
+
+
+def test_a_tokenizer_class_of_the_checkpoint_is_not_run(tmp_path: Path) -> None:
+    auto_map = {"AutoTokenizer": ["tokenization_own.OwnTokenizer", None]}
+    checkpoint = write_checkpoint(tmp_path / "own", tokenizer_class="OwnTokenizer")
+    change_json(checkpoint / "tokenizer_config.json", auto_map=auto_map)
+    trace = tmp_path / "was-run"
+    (checkpoint / "tokenization_own.py").write_text(f"open({str(trace)!r}, 'w')\n")
+
+    served, warnings = write(checkpoint)
+
+    assert load_tokenizer(checkpoint)("one")["input_ids"] == served.encode("one").ids
+    assert warnings == []
+    assert not trace.exists()
+
+
+def test_a_file_that_the_class_cannot_be_made_of_is_served_as_it_is(tmp_path: Path) -> None:
+    """An XLM-R whose tokenizer is none of SentencePiece's."""
+    checkpoint = write_checkpoint(
+        tmp_path / "other", kind="xlm-roberta", tokenizer_class="XLMRobertaTokenizer"
+    )
+
+    served, warnings = write(checkpoint)
+
+    assert load_rebuilt_tokenizer(checkpoint) is None
+    assert load_tokenizer(checkpoint)("one")["input_ids"] == served.encode("one").ids
+    assert warnings == []

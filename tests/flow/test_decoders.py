@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.builder.builds import run_build, write_config
-from transformers import AutoModel, AutoTokenizer
+from tests.builder.builds import Recorder, run_build, write_config
+from transformers import AutoModel, PreTrainedTokenizerFast
 
 from beicli.artifact.directory import EngineArtifact
 from beicli.model.spec import Pooling, Task
@@ -42,28 +42,22 @@ def checkpoint_of(
         directory.mkdir()
         for entry in source.iterdir():
             (directory / entry.name).symlink_to(entry)
-        if name == QWEN2:
-            _write_tokenizer_of_transformers(directory)
         return directory
 
     return link
 
 
-def _write_tokenizer_of_transformers(directory: Path) -> None:
-    """Save SmolLM2's tokenizer as transformers has it for the model type of Qwen2.
-
-    It cuts words by Qwen2's pattern, whatever `tokenizer.json` says; a build refuses the two to
-    disagree.
-    """
-    tokenizer = AutoTokenizer.from_pretrained(directory)
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        (directory / name).unlink()
-    tokenizer.save_pretrained(directory)
+@pytest.fixture(scope="module")
+def warnings_of() -> dict[str, list[str]]:
+    """What `build` has heard of each model."""
+    return {}
 
 
 @pytest.fixture(scope="module")
 def build(
-    checkpoint_of: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
+    checkpoint_of: Callable[[str], Path],
+    tmp_path_factory: pytest.TempPathFactory,
+    warnings_of: dict[str, list[str]],
 ) -> Iterator[Build]:
     """Build a test model in float32, once."""
     built: dict[str, EngineArtifact] = {}
@@ -73,7 +67,9 @@ def build(
             checkpoint = checkpoint_of(name)
             directory = tmp_path_factory.mktemp(name)
             loaded = write_config(directory, checkpoint, max_num_tokens=WINDOW, max_batch_size=8)
-            built[name] = run_build(loaded, directory / "engine").artifact
+            progress = Recorder()
+            result = run_build(loaded, directory / "engine", progress=progress)
+            built[name], warnings_of[name] = result.artifact, progress.warnings
         return built[name]
 
     yield build
@@ -98,10 +94,10 @@ def texts(models_directory: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def reference(checkpoint_of: Callable[[str], Path]) -> tuple[Any, Any]:
-    """SmolLM2's tokenizer, and transformers' model in float32."""
+    """SmolLM2's tokenizer as its file says, and transformers' model in float32."""
     checkpoint = checkpoint_of(LLAMA)
     model = AutoModel.from_pretrained(checkpoint, dtype=torch.float32).eval()
-    return AutoTokenizer.from_pretrained(checkpoint), model
+    return PreTrainedTokenizerFast.from_pretrained(checkpoint), model
 
 
 def last_hidden_states(
@@ -169,3 +165,17 @@ def test_the_same_weights_under_another_architecture_give_the_same_vectors(
 
     assert other.manifest.model.model_type == model_type
     assert difference <= MAX_DIFFERENCE_OF_TWINS
+
+
+def test_a_qwen2_with_another_tokenizer_is_read_by_its_file(
+    build: Build,
+    warnings_of: dict[str, list[str]],
+    reference: tuple[Any, Any],
+    texts: list[str],
+) -> None:
+    """For that model type transformers 5 cuts words by Qwen2's pattern, whatever the file says."""
+    vectors = np.stack(compute_outputs(build(QWEN2), texts))
+
+    expected = last_hidden_states(reference, texts, padding_side="right")
+    np.testing.assert_allclose(vectors, expected, rtol=0, atol=TOLERANCE)
+    assert sum("makes other tokens of" in warning for warning in warnings_of[QWEN2]) == 1

@@ -1,5 +1,7 @@
 """16 bit weights stay in their files, and what is computed with them is what float32 gives."""
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ from tests.builder.random_models import save_random
 from beicli.model.inspect import inspect_checkpoint
 from beicli.model.spec import Pooling
 from beicli.modeling.loading import load_module
-from beicli.modeling.stored_weights import stored_dtype
+from beicli.modeling.stored_weights import are_mapped, stored_dtype
 from beicli.modeling.tasks import TaskModule
 
 NAMES = ("Bert", "MPNet", "DebertaV2", "ModernBert", "Qwen3", "Gemma3Text")
@@ -77,6 +79,25 @@ def test_weights_are_mapped_from_their_file(tmp_path: Path) -> None:
     assert all(any(p.data_ptr() in area for area in mapped) for p in module.parameters())
 
 
+def test_weights_in_several_files_are_those_of_one(tmp_path: Path) -> None:
+    whole = save_random(tmp_path / "whole", architecture_of("Qwen3"), "Model")
+    store_in(whole, torch.bfloat16)
+    parts = shutil.copytree(whole, tmp_path / "parts")
+    weights = load_file(parts / "model.safetensors")
+    (parts / "model.safetensors").unlink()
+    weight_map = {name: f"model-{i % 3}.safetensors" for i, name in enumerate(weights)}
+    for file in set(weight_map.values()):
+        held = {name: weights[name] for name in weights if weight_map[name] == file}
+        save_file(held, parts / file, metadata={"format": "pt"})
+    index = {"metadata": {}, "weight_map": weight_map}
+    (parts / "model.safetensors.index.json").write_text(json.dumps(index))
+
+    module = load(parts)
+
+    assert torch.equal(run(module), run(load(whole)))
+    assert {p.dtype for p in module.parameters()} == {torch.bfloat16}
+
+
 def mapped_addresses(path: Path) -> list[range]:
     """Return where this process has pages of a file in its memory."""
     lines = Path("/proc/self/maps").read_text(encoding="utf-8").splitlines()
@@ -93,8 +114,21 @@ def test_a_checkpoint_of_several_precisions_is_read_in_float32(tmp_path: Path) -
     module = load(checkpoint)
 
     assert stored_dtype(checkpoint) == torch.float32
+    assert not are_mapped(checkpoint)
     assert {parameter.dtype for parameter in module.parameters()} == {torch.float32}
     assert torch.equal(module.get_parameter("encoder.embeddings.LayerNorm.weight"), exact)
+
+
+def test_ids_of_positions_that_are_stored_beside_them_change_nothing(tmp_path: Path) -> None:
+    checkpoint = save_random(tmp_path, architecture_of("Bert"), "Model")
+    store_in(checkpoint, torch.bfloat16)
+    path = checkpoint / "model.safetensors"
+    positions = {"embeddings.position_ids": torch.arange(48)[None]}
+    save_file(load_file(path) | positions, path, metadata={"format": "pt"})
+
+    assert stored_dtype(checkpoint) == torch.bfloat16
+    assert are_mapped(checkpoint)
+    assert {p.dtype for p in load(checkpoint).parameters()} == {torch.bfloat16}
 
 
 def test_what_a_model_makes_of_its_configuration_is_not_rounded(tmp_path: Path) -> None:

@@ -24,6 +24,8 @@ ONNX = {
     "onnx/model.onnx": b"a graph",
     "onnx/model.onnx_data": b"its weights",
     "onnx/model.onnx_data_1": b"more of its weights",
+    "onnx/Constant_7_attr__value": b"a tensor",
+    "onnx/encoder.layer.0.output.dense.weight": b"a tensor",
 }
 VARIANTS = {
     "onnx/model_quantized.onnx": b"a graph",

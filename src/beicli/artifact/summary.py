@@ -72,9 +72,10 @@ def differences(
 
 
 def _model_keys(manifest: Manifest) -> tuple[str, ...]:
-    if manifest.model.pooling:
-        return ("pooling", "embedding_dimension", "normalize")
-    return ("labels", "score_activation")
+    if manifest.model.score_activation is not None:
+        return ("labels", "score_activation")
+    adapter = ("adapter",) if manifest.model.adapter else ()
+    return ("pooling", "embedding_dimension", "normalize", *adapter)
 
 
 def _values(manifest: Manifest, report: AccuracyReport | None) -> dict[str, Any]:

@@ -148,7 +148,8 @@ def build_engine(
                 staging, manifest, module=module, checkpoint=checkpoint.path, compute=compute
             )
             may_fall_back = options.precision is None and precision == "bf16"
-            manifest, report = _check(staging, manifest, gate, progress, may_fall_back)
+            fits = partial(check_memory, checkpoint.path, backend) if may_fall_back else None
+            manifest, report = _check(staging, manifest, gate, progress, fits)
             say(report.summary)
         manifest = seal_artifact(staging, manifest)
     return BuildResult(EngineArtifact(options.output, manifest), report)
@@ -200,12 +201,16 @@ def _check(
     manifest: Manifest,
     gate: AccuracyGate,
     progress: Progress,
-    may_fall_back: bool,  # noqa: FBT001 - private
+    check_memory_for: Callable[[Precision], object] | None,
 ) -> tuple[Manifest, AccuracyReport]:
-    """Compare the staged engine with the reference, in f32 too if it may and must be."""
+    """Compare the staged engine with the reference, in f32 too if it may and must be.
+
+    check_memory_for: raises BuildError where a precision does not fit; None keeps to this one.
+    """
     report = gate.compare()
-    if may_fall_back and not report.is_close:
+    if check_memory_for is not None and not report.is_close:
         progress.warn(describe_fallback(report))
+        check_memory_for("f32")
         # The graph is the same: precision is a hint when it is compiled.
         cpu_features = _BACKENDS[manifest.backend].cpu_features("f32")
         manifest = replace(manifest, precision="f32", cpu_features=cpu_features)

@@ -52,7 +52,9 @@ def describe_fallback(report: AccuracyReport) -> str:
 
 def _describe_task(spec: ModelSpec) -> str:
     if spec.task in {Task.EMBEDDING, Task.SPARSE_EMBEDDING}:
-        return f"pooling {' + '.join(spec.pooling)}, {spec.embedding_dimension:,} dimensions"
+        adapter = f", adapter {spec.adapter}" if spec.adapter else ""
+        pooling = " + ".join(spec.pooling)
+        return f"pooling {pooling}{adapter}, {spec.embedding_dimension:,} dimensions"
     task = spec.task.replace("_", " ")
     num_labels = len(spec.labels)
     facts = f"{task}, {num_labels:,} {'label' if num_labels == 1 else 'labels'}"

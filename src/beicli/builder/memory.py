@@ -9,6 +9,7 @@ from pathlib import Path
 from beicli.artifact.manifest import Backend, Precision
 from beicli.errors import BuildError
 from beicli.model.weights import check_weights, count_parameters, list_files
+from beicli.modeling.stored_weights import are_mapped
 
 # Measured with `benchmarks/build_memory.py`: the process with its libraries and a graph of some
 # thousand operators, and what the compiled weights and a few batches take beside it.
@@ -19,6 +20,8 @@ _BYTES_PER_WEIGHT: dict[tuple[Backend, Precision], float] = {
     ("torch", "bf16"): 2.5,
     ("torch", "f32"): 4.5,
 }
+# Where the weights as they are stored are not what is computed with.
+_HELD_BYTES_PER_WEIGHT = 4
 # Below this nobody asks.
 _WORTH_SAYING_BYTES = 1_500_000_000
 _MEMINFO = Path("/proc/meminfo")
@@ -34,6 +37,8 @@ def check_memory(checkpoint: Path, backend: Backend, precision: Precision) -> st
     names = check_weights(checkpoint, list_files(checkpoint))
     num_parameters = sum(_num_parameters(checkpoint / name) for name in names)
     needed = required_bytes(num_parameters, backend, precision)
+    if names[0].endswith(".safetensors") and not are_mapped(checkpoint):
+        needed += _HELD_BYTES_PER_WEIGHT * num_parameters
     available = available_bytes()
     if available is not None and needed > available:
         raise BuildError(
@@ -60,15 +65,15 @@ def _num_parameters(path: Path) -> int:
 def available_bytes() -> int | None:
     """Return what this process may still take: of the machine, and of its container's limit.
 
-    None where that cannot be told.
+    Swap counts: a build that uses it is slow, not wrong. None where it cannot be told.
     """
     try:
         lines = _MEMINFO.read_text(encoding="ascii").splitlines()
-        of_machine = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration, ValueError, IndexError):
+        sizes = {line.split(":")[0]: int(line.split()[1]) for line in lines}
+        machine_bytes = (sizes["MemAvailable"] + sizes.get("SwapFree", 0)) * 1024
+    except (OSError, KeyError, ValueError, IndexError):
         return None
     in_container = _available_in_container()
-    machine_bytes = of_machine * 1024
     return machine_bytes if in_container is None else min(machine_bytes, in_container)
 
 

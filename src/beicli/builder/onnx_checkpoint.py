@@ -6,7 +6,7 @@ as in `modeling/tasks.py`. All of it is plain ONNX, of the opset the model has.
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,6 @@ from beicli.modeling.tasks import EmbeddingModule, TaskModule, graph_inputs
 _PREFIX = "checkpoint/"
 # Larger weights are put beside the graph: a compiler maps that file, and would read this one.
 _MAX_BYTES_IN_GRAPH = 64 * 2**20
-_DATA_NAME = "weights"
 # The opset from which an operator takes its axes as an input, before which they are an attribute.
 _AXES_ARE_INPUT_SINCE = {"ReduceSum": 13, "ReduceMax": 18}
 
@@ -54,7 +53,7 @@ def write_onnx(network: OnnxNetwork, module: TaskModule, spec: ModelSpec, path: 
     )
     graph.output.extend(_describe_output(name, spec) for name in module.output_names)
     is_large = model.ByteSize() > _MAX_BYTES_IN_GRAPH
-    onnx.save(model, path, save_as_external_data=is_large, location=_DATA_NAME)
+    onnx.save(model, path, save_as_external_data=is_large, location=_free_name(interface.data))
     for data in interface.data:
         _link(data, path.parent / data.name)
     return interface.opset
@@ -231,6 +230,13 @@ def _describe_output(name: str, spec: ModelSpec) -> onnx.ValueInfoProto:
         "token_logits": ("batch", "length", len(spec.labels)),
     }
     return helper.make_tensor_value_info(name, TensorProto.FLOAT, shapes[name])
+
+
+def _free_name(others: Collection[Path]) -> str:
+    """Return a name for the weights of the graph that none of the checkpoint's own files has."""
+    taken = {other.name for other in others}
+    names = (f"weights{index}" for index in range(len(taken) + 1))
+    return next(name for name in names if name not in taken)
 
 
 def _link(source: Path, target: Path) -> None:

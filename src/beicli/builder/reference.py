@@ -1,7 +1,8 @@
 """What transformers says, in float32, one sample at a time: the measure of every engine.
 
 It shares no padding, no tokenising and no templating code with what serves, and reads the tokenizer
-of the checkpoint, not the engine's copy. Of an ONNX checkpoint ONNX Runtime computes the network.
+of the checkpoint, not the engine's copy: `tokenizer.json` as it is, which is how transformers 4 and
+text-embeddings-inference read it. Of an ONNX checkpoint ONNX Runtime computes the network.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from numpy.typing import NDArray
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from beicli.artifact.golden import Sample, excerpt
 from beicli.errors import BuildError, CheckpointError
@@ -111,19 +112,12 @@ class _SampleEncoder:
 
 
 def load_tokenizer(checkpoint: Path) -> Any:
-    """Load the checkpoint's tokenizer as transformers does, doing what its own code would.
+    """Load the checkpoint's `tokenizer.json` with transformers, doing what its own code would.
 
     Nothing of the engine is read. Raises BuildError if transformers cannot load it.
     """
     try:
-        with quiet():
-            tokenizer = AutoTokenizer.from_pretrained(
-                checkpoint, local_files_only=True, trust_remote_code=False
-            )
-            token = appended_token(checkpoint)
-            if token is not None:
-                _append_token(tokenizer, token)
-            return tokenizer
+        return _load(PreTrainedTokenizerFast, checkpoint)
     except CheckpointError:
         raise
     except Exception as error:
@@ -131,8 +125,30 @@ def load_tokenizer(checkpoint: Path) -> Any:
         raise BuildError(
             f"transformers cannot load the tokenizer of the checkpoint: "
             f"{type(error).__name__}: {error}",
-            hint="fetch the checkpoint again, or write its tokenizer anew with `save_pretrained`",
+            hint="fetch the checkpoint again, or take another revision of it",
         ) from error
+
+
+def load_rebuilt_tokenizer(checkpoint: Path) -> PreTrainedTokenizerFast | None:
+    """Load the tokenizer as `AutoTokenizer` of transformers 5 does, by the rules of its class.
+
+    Of `tokenizer.json` many classes keep the vocabulary and the post-processor alone. None if it
+    cannot be loaded so, as with a class of the checkpoint's own, which is not run.
+    """
+    try:
+        tokenizer = _load(AutoTokenizer, checkpoint, trust_remote_code=False)
+    except Exception:  # noqa: BLE001 - nothing depends on it but a comparison
+        return None
+    return tokenizer if isinstance(tokenizer, PreTrainedTokenizerFast) else None
+
+
+def _load(loader: Any, checkpoint: Path, **options: Any) -> Any:
+    with quiet():
+        tokenizer = loader.from_pretrained(checkpoint, local_files_only=True, **options)
+        token = appended_token(checkpoint)
+        if token is not None:
+            _append_token(tokenizer, token)
+        return tokenizer
 
 
 def _append_token(tokenizer: Any, token: str) -> None:

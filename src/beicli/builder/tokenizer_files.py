@@ -1,19 +1,21 @@
 """The tokenizer of an engine: the checkpoint's own, and proof that transformers reads it the same.
 
-Serving has `tokenizer.json` alone. What transformers, or code of the checkpoint, does beyond that
-file is written into it here, or the build stops.
+Serving has `tokenizer.json` alone. What the files beside it, or code of the checkpoint, do beyond
+that file is written into it here, or the build stops. What only transformers 5 does, by rules of
+the tokenizer's class, is warned of: models were trained and published with transformers 4.
 """
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import tokenizers
+from transformers import PreTrainedTokenizerFast
 
-from beicli.artifact.golden import excerpt
-from beicli.builder.reference import load_tokenizer
+from beicli.artifact.golden import Sample, excerpt
+from beicli.builder.reference import load_rebuilt_tokenizer, load_tokenizer
 from beicli.builder.samples import reference_samples
 from beicli.builder.texts import REFERENCE_TEXTS
 from beicli.errors import BuildError, CheckpointError
@@ -25,9 +27,14 @@ _NAMES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 # Any text: what stands around it is the same for all.
 _PROBE = "a"
 _SAVE_HINT = (
-    "build from a folder whose tokenizer transformers has written: "
-    "`AutoTokenizer.from_pretrained(folder).save_pretrained(folder)`"
+    "have transformers write them into the file, of which this keeps the rest, then build from the "
+    "folder: `PreTrainedTokenizerFast.from_pretrained(folder).save_pretrained(folder)`"
 )
+# What transformers 4 sets, too, by `tokenizer_config.json`, whatever `tokenizer.json` says.
+_SETTINGS = {
+    "BertNormalizer": ("lowercase", "strip_accents", "handle_chinese_chars"),
+    "ByteLevel": ("add_prefix_space",),
+}
 
 
 def write_tokenizer(
@@ -35,9 +42,10 @@ def write_tokenizer(
 ) -> None:
     """Put the tokenizer's files into `directory`, which is made.
 
-    warn: told of a token that the checkpoint asks for and transformers leaves out.
-    Raises BuildError if transformers cannot load the tokenizer, or gives other ids for a reference
-    text than the file that will serve.
+    warn: told of a token that the checkpoint asks for and transformers leaves out, and of texts of
+    which transformers 5 makes other tokens by rules of the tokenizer's class.
+    Raises BuildError if transformers cannot load `tokenizer.json`, gives other ids for a reference
+    text than the file that will serve, or the settings beside that file contradict it.
     """
     directory.mkdir()
     for name in _NAMES:
@@ -50,10 +58,16 @@ def write_tokenizer(
         _append_token(path, token)
     reference = load_tokenizer(checkpoint)
     served = _open(path)
-    _check_agreement(served, reference, spec)
-    warning = _ignored_flags(served, checkpoint, spec)
-    if warning is not None:
-        warn(warning)
+    encodings = [(sample, _served_ids(served, sample)) for sample in _compared_samples(spec)]
+    _check_agreement(encodings, reference)
+    rebuilt = load_rebuilt_tokenizer(checkpoint)
+    warnings = (
+        None if rebuilt is None else _rebuilt_otherwise(served, encodings, rebuilt),
+        _ignored_flags(served, checkpoint, spec),
+    )
+    for warning in warnings:
+        if warning is not None:
+            warn(warning)
 
 
 def _open(path: Path) -> tokenizers.Tokenizer:
@@ -62,7 +76,8 @@ def _open(path: Path) -> tokenizers.Tokenizer:
     except Exception as error:
         # tokenizers raises nothing more precise.
         raise BuildError(
-            f"`{path.name}` of the checkpoint cannot be loaded: {error}", hint=_SAVE_HINT
+            f"`{path.name}` of the checkpoint cannot be loaded: {error}",
+            hint="fetch the checkpoint again, or take another revision of it",
         ) from error
     tokenizer.no_padding()
     tokenizer.no_truncation()
@@ -136,25 +151,91 @@ def _longer_template(template: Mapping[str, Any], token: str, token_id: int) -> 
     }
 
 
-def _check_agreement(served: tokenizers.Tokenizer, reference: Any, spec: ModelSpec) -> None:
-    """Refuse a tokenizer of which transformers makes something else than its file says.
-
-    transformers 5 builds some tokenizers anew, by rules of their class.
-    """
+def _compared_samples(spec: ModelSpec) -> list[Sample]:
     # A template has the text of a pair in a prompt, without special tokens.
     samples = REFERENCE_TEXTS if spec.rerank_template is not None else reference_samples(spec)
-    for sample in samples:
-        first, second = (sample, None) if isinstance(sample, str) else sample
-        if spec.do_lower_case:
-            first, second = first.lower(), second and second.lower()
-        found = served.encode(first, second).ids
-        wanted = reference(first, second, truncation=False, verbose=False)["input_ids"]
+    if not spec.do_lower_case:
+        return list(samples)
+    return [
+        sample.lower() if isinstance(sample, str) else (sample[0].lower(), sample[1].lower())
+        for sample in samples
+    ]
+
+
+def _served_ids(served: tokenizers.Tokenizer, sample: Sample) -> list[int]:
+    texts = (sample,) if isinstance(sample, str) else sample
+    ids: list[int] = served.encode(*texts).ids
+    return ids
+
+
+def _transformers_ids(tokenizer: Any, sample: Sample) -> list[int]:
+    texts = (sample,) if isinstance(sample, str) else sample
+    ids: list[int] = tokenizer(*texts, truncation=False, verbose=False)["input_ids"]
+    return ids
+
+
+def _check_agreement(encodings: Sequence[tuple[Sample, list[int]]], reference: Any) -> None:
+    """Refuse a tokenizer of which the files beside `tokenizer.json` make something else.
+
+    encodings: samples with the ids that serving gives.
+    """
+    for sample, found in encodings:
+        wanted = _transformers_ids(reference, sample)
         if found != wanted:
             raise BuildError(
-                "transformers and `tokenizer.json`, by which an engine serves, disagree on "
-                f"{excerpt(sample)!r}: {_difference(wanted, found)}",
+                "transformers adds to `tokenizer.json`, by which an engine serves, what other "
+                f"files of the checkpoint say, and disagrees with it on {excerpt(sample)!r}: "
+                f"{_difference(wanted, found)}",
                 hint=_SAVE_HINT,
             )
+
+
+def _rebuilt_otherwise(
+    served: tokenizers.Tokenizer,
+    encodings: Sequence[tuple[Sample, list[int]]],
+    rebuilt: PreTrainedTokenizerFast,
+) -> str | None:
+    """Tell of samples of which transformers 5 makes other tokens than `tokenizer.json` does.
+
+    Raises BuildError where transformers 4 would, too.
+    """
+    others = [sample for sample, ids in encodings if _transformers_ids(rebuilt, sample) != ids]
+    if not others:
+        return None
+    which = f"{len(others)} of {len(encodings)} reference texts, such as {excerpt(others[0])!r}"
+    contradicted = _contradicted_settings(served, rebuilt.backend_tokenizer)
+    if contradicted:
+        raise BuildError(
+            f"`tokenizer.json` has {contradicted}: other tokens of {which}",
+            hint="transformers goes by `tokenizer_config.json` and its own defaults here; have it "
+            "write the file, then build from the folder: "
+            "`AutoTokenizer.from_pretrained(folder).save_pretrained(folder)`",
+        )
+    return (
+        f"transformers 5 makes other tokens of {which}; the engine follows `tokenizer.json`, as "
+        "transformers 4 and text-embeddings-inference do"
+    )
+
+
+def _contradicted_settings(served: tokenizers.Tokenizer, rebuilt: tokenizers.Tokenizer) -> str:
+    """Say which of `_SETTINGS` differ, such as "`lowercase` true, transformers false"."""
+    found = []
+    for part in ("normalizer", "pre_tokenizer"):
+        ours, theirs = (_state(getattr(tokenizer, part)) for tokenizer in (served, rebuilt))
+        if ours.get("type") == theirs.get("type"):
+            names = _SETTINGS.get(ours.get("type", ""), ())
+            found += [
+                f"`{name}` {json.dumps(ours[name])}, transformers {json.dumps(theirs[name])}"
+                for name in names
+                if ours[name] != theirs[name]
+            ]
+    return "; ".join(found)
+
+
+def _state(part: Any) -> dict[str, Any]:
+    """Return a part of a tokenizer as `tokenizer.json` has it."""
+    state: dict[str, Any] = {} if part is None else json.loads(part.__getstate__())
+    return state
 
 
 def _difference(wanted: list[int], found: list[int]) -> str:
@@ -171,7 +252,7 @@ def _ignored_flags(served: tokenizers.Tokenizer, checkpoint: Path, spec: ModelSp
     """Tell of special tokens that `tokenizer_config.json` asks for and `tokenizer.json` lacks.
 
     transformers 4 added them for the tokenizers of Llama and others; transformers 5 leaves them
-    out where there is a `tokenizer.json`. So does the engine, which would else disagree with it.
+    out where there is a `tokenizer.json`. So does the engine, whose tokens are those of that file.
     """
     # A prompt has its special tokens written out.
     if spec.rerank_template is not None:
@@ -191,6 +272,6 @@ def _ignored_flags(served: tokenizers.Tokenizer, checkpoint: Path, spec: ModelSp
     return (
         f"`tokenizer_config.json` has {flags}, but `tokenizer.json` does not add {names} to a "
         "text; neither does this engine, like transformers 5. A model trained with transformers 4 "
-        f"may need it: `AutoTokenizer.from_pretrained(folder, {wanted}).save_pretrained(folder)` "
-        "writes it into the file, to build from"
+        f"may need it: `PreTrainedTokenizerFast.from_pretrained(folder, {wanted})"
+        ".save_pretrained(folder)` writes it into the file, to build from"
     )

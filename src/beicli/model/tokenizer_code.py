@@ -6,8 +6,8 @@ Such code never runs; what the known one does is stated here.
 from pathlib import Path
 
 from beicli.model.files import CheckpointFile
+from beicli.model.remote_code.bidirectional import is_first_qwen2
 
-_QWEN2_CLASS = "modeling_qwen.Qwen2Model"
 _QWEN2_END = "<|endoftext|>"
 
 
@@ -19,7 +19,7 @@ def appended_token(directory: Path) -> str | None:
     `<|endoftext|>`, unless `add_eos_token` is false.
     Source: `tokenization_qwen.py` of that model; text-embeddings-inference.
     """
-    if not _is_first_qwen2(CheckpointFile.read(directory, "config.json")):
+    if not is_first_qwen2(CheckpointFile.read(directory, "config.json").values):
         return None
     tokenizer_config = CheckpointFile.read_optional(directory, "tokenizer_config.json")
     if not tokenizer_config.get("add_eos_token", bool, True):
@@ -33,10 +33,3 @@ def stated_token(tokenizer_config: CheckpointFile, key: str) -> str | None:
     # Old files describe a token by its content and four flags.
     token = stated.get("content") if isinstance(stated, dict) else stated
     return token if isinstance(token, str) and token else None
-
-
-def _is_first_qwen2(config: CheckpointFile) -> bool:
-    auto_map = config.values.get("auto_map")
-    name = auto_map.get("AutoModel") if isinstance(auto_map, dict) else None
-    # Code that lies in another repository has its name and two dashes in front.
-    return isinstance(name, str) and name.rsplit("--", 1)[-1] == _QWEN2_CLASS

@@ -25,6 +25,8 @@ ONNX_NAMES = ("onnx/model.onnx", "model.onnx")
 
 # Weights that lie beside the graph, in as many files as there is room for.
 _ONNX_DATA_SUFFIX = re.compile(r"[_.]data(_[0-9]+)?")
+_ONNX_FOLDER = "onnx"
+_TENSOR = re.compile(r"Constant_[0-9]+_attr__value|onnx__[A-Za-z]+_[0-9]+|[\w.]+\.(weight|bias)")
 _PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".h5")
 # Headers of the largest models are a few megabytes; the format allows 100.
 _MAX_HEADER_BYTES = 100_000_000
@@ -68,7 +70,11 @@ def onnx_files(names: Collection[str]) -> tuple[str, ...]:
 
 def is_onnx_data(name: str, graph: str) -> bool:
     """Whether a file of this name holds weights of the ONNX model in the file `graph`."""
-    return name.startswith(graph) and bool(_ONNX_DATA_SUFFIX.fullmatch(name, len(graph)))
+    if name.startswith(graph) and _ONNX_DATA_SUFFIX.fullmatch(name, len(graph)):
+        return True
+    # torch names a file after its tensor, such as `Constant_7_attr__value`.
+    folder, _, tensor = name.rpartition("/")
+    return folder == _ONNX_FOLDER == graph.rpartition("/")[0] and bool(_TENSOR.fullmatch(tensor))
 
 
 def check_weights(directory: Path, names: Collection[str]) -> tuple[str, ...]:
@@ -114,8 +120,9 @@ def check_tokenizer(directory: Path, names: Collection[str]) -> None:
     """Raise CheckpointError if there is no fast tokenizer, or a file that holds something else."""
     path = directory / TOKENIZER_NAME
     hint = (
-        "only fast tokenizers are served: write one with "
-        "`AutoTokenizer.from_pretrained(PATH, use_fast=True).save_pretrained(PATH)`"
+        "only fast tokenizers are served: take a revision that has one, or write one with "
+        "transformers 4 (5 makes other tokens for some models): "
+        "`AutoTokenizer.from_pretrained(PATH).save_pretrained(PATH)`"
     )
     if TOKENIZER_NAME not in names:
         raise CheckpointError(

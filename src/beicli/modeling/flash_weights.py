@@ -44,7 +44,8 @@ def read_flash_weights(
     """
     config = CheckpointFile.read(directory, "config.json")
     index = None if adapter is None else adapters_of(config).index(adapter)
-    scale = config.values.get("lora_alpha", 1) / config.values.get("lora_rank", 4)
+    rank = 1 if index is None else config.require_count("lora_rank")
+    scale = float(config.values.get("lora_alpha") or 1) / rank
     with ExitStack() as stack:
         files = [
             stack.enter_context(safe_open(directory / name, framework="pt"))

@@ -9,6 +9,7 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import (
+    CONFIG_MAPPING,
     AutoConfig,
     AutoModel,
     AutoModelForMaskedLM,
@@ -114,9 +115,12 @@ def _load_model(directory: Path, spec: ModelSpec) -> Any:
         )
     except (ValueError, KeyError, ImportError, StrictDataclassError) as error:
         raise UnsupportedModelError(
-            f"transformers cannot load `{spec.architecture}` (model type `{spec.model_type}`) "
-            f"without code from the checkpoint: {first_line(error)}",
-            hint="code from checkpoints is never run; choose a model transformers knows",
+            f"transformers cannot load `{spec.architecture}` (model type `{spec.model_type}`): "
+            f"{first_line(error)}",
+            hint="its configuration asks for what transformers does not compute; choose another "
+            "revision of it, or another model"
+            if spec.model_type in CONFIG_MAPPING
+            else "code from checkpoints is never run; choose a model transformers knows",
         ) from error
     except (OSError, SafetensorError) as error:
         raise BuildError(

@@ -304,8 +304,9 @@ def _find_data(path: Path, weights: list[onnx.TensorProto]) -> tuple[Path, ...]:
         if "/" in location or not (path.parent / location).is_file():
             raise CheckpointError(
                 f"`{path}` has weights in `{location}`, which is not beside it",
-                hint="fetch the checkpoint again; data files are fetched if their name is that of "
-                "the graph and `_data` or `.data`",
+                hint="put that file beside the graph, and build from the folder with "
+                "`source: LOCAL`: fetched are files named as the graph with `_data` or `.data`, "
+                "or as torch names tensors",
             )
     return tuple(path.parent / location for location in sorted(locations))
 

@@ -13,6 +13,8 @@ from safetensors import safe_open
 from torch.nn.utils import parametrize
 from transformers.initialization import no_init_weights
 
+from beicli.model.files import CheckpointFile
+from beicli.model.remote_code.jina_v3 import is_flash
 from beicli.model.weights import check_weights, list_files
 
 _HALF = {"BF16": torch.bfloat16, "F16": torch.float16}
@@ -23,11 +25,23 @@ def stored_dtype(directory: Path) -> torch.dtype:
 
     Raises OSError or SafetensorError if the files cannot be read.
     """
+    names = _stored_types(directory)
+    return _HALF.get(names.pop(), torch.float32) if len(names) == 1 else torch.float32
+
+
+def are_mapped(directory: Path) -> bool:
+    """Whether the weights are computed with where they lie, rather than from memory."""
+    is_translated = is_flash(CheckpointFile.read(directory, "config.json").values)
+    return not is_translated and len(_stored_types(directory)) == 1
+
+
+def _stored_types(directory: Path) -> set[str]:
+    """Return the kinds of floating-point numbers; ids of positions are stored beside them."""
     names = set()
     for file_name in check_weights(directory, list_files(directory)):
         with safe_open(directory / file_name, framework="pt") as file:
             names |= {file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
-    return _HALF.get(names.pop(), torch.float32) if len(names) == 1 else torch.float32
+    return {name for name in names if name.startswith(("F", "BF"))}
 
 
 def in_float32(model: Any) -> Any:

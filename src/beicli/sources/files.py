@@ -60,8 +60,12 @@ def is_readable_kind(name: str) -> bool:
 def is_onnx(name: str) -> bool:
     """Whether a file may be of an ONNX model that is built from, in whatever folder it lies."""
     graph = ONNX_NAMES[-1]
-    last = PurePosixPath(name).name
-    is_of_model = last == graph or is_onnx_data(last, graph)
+    parts = PurePosixPath(name).parts
+    is_of_model = (
+        parts[-1] == graph
+        or is_onnx_data(parts[-1], graph)
+        or is_onnx_data("/".join(parts[-2:]), ONNX_NAMES[0])
+    )
     return is_of_model and _is_visible(name, ["*"])
 
 

@@ -52,6 +52,12 @@ def test_gte_is_that_of_transformers() -> None:
     assert not {"auto_map", "rope_theta", "rope_scaling"} & native.keys()
 
 
+def test_gte_that_was_renamed_since_is_read_by_its_old_keys() -> None:
+    renamed = {**GTE, "model_type": "gte", "architectures": ["GteModel"]}
+
+    assert native_config(renamed) == native_config(GTE)
+
+
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
@@ -104,10 +110,23 @@ def test_bidirectional_decoders_are_not_causal(
     assert native["is_causal"] is False
 
 
+@pytest.mark.parametrize("stated", [None, True, False])
+def test_the_first_qwen2_embedding_models_look_both_ways_unless_they_say(
+    *, stated: bool | None
+) -> None:
+    code = "Alibaba-NLP/gte-Qwen2-1.5B-instruct--modeling_qwen.Qwen2Model"
+    values: dict[str, Any] = {"model_type": "qwen2", "auto_map": {"AutoModel": code}}
+    if stated is not None:
+        values["is_causal"] = stated
+
+    assert native_config(values)["is_causal"] is (stated is True)
+
+
 @pytest.mark.parametrize(
     "values",
     [
         {"model_type": "bert", "architectures": ["BertModel"]},
+        {"model_type": "gte", "rope_parameters": {"rope_type": "default", "rope_theta": 1e4}},
         {"model_type": "xlm-roberta", "auto_map": {"AutoConfig": "other.Config"}},
         {"model_type": "gemma3_text", "use_bidirectional_attention": True},
         {"model_type": "qwen3", "use_bidirectional_attention": False},

@@ -10,8 +10,12 @@ from beicli.model.remote_code.keys import demand
 
 
 def translate(values: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the configuration for transformers' `gte`."""
-    if values.get("model_type") != "new":
+    """Return the configuration for transformers' `gte`.
+
+    Some were renamed to it since, and kept their old keys.
+    """
+    is_old = values.get("model_type") == "gte" and "rope_parameters" not in values
+    if values.get("model_type") != "new" and not is_old:
         return None
     demand(
         values,
@@ -24,9 +28,13 @@ def translate(values: Mapping[str, Any]) -> dict[str, Any] | None:
     translated = {key: value for key, value in values.items() if not key.startswith("rope_")}
     return translated | {
         "model_type": "gte",
-        "architectures": [f"Gte{str(name).removeprefix('New')}" for name in names],
+        "architectures": [f"Gte{_ending(str(name))}" for name in names],
         "rope_parameters": _rope_parameters(values),
     }
+
+
+def _ending(name: str) -> str:
+    return name.removeprefix("New").removeprefix("Gte")
 
 
 def _rope_parameters(values: Mapping[str, Any]) -> dict[str, Any]:
