@@ -11,8 +11,9 @@ import openvino as ov
 import pytest
 from openvino import opset13 as opset
 from tests.artifact.engines import MANIFEST
+from tests.engine.damage import damaged, truncate
 
-from beicli.artifact.directory import EngineArtifact, seal_artifact, stage_artifact
+from beicli.artifact.directory import EngineArtifact
 from beicli.engine.batch import Batch, Float32, Int32, TokenSequence
 from beicli.engine.load import EngineOptions, load_engine
 from beicli.engine.openvino import (
@@ -210,10 +211,6 @@ def test_a_f32_engine_needs_no_bf16(
     assert len(run(engine, sequences[0])) == 1
 
 
-def truncate(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:1000])
-
-
 def scribble(path: Path) -> None:
     path.write_bytes(b"<net>this is no graph</net>")
 
@@ -231,17 +228,10 @@ def scribble(path: Path) -> None:
 def test_a_graph_that_openvino_cannot_read_is_an_artifact_error(
     artifact: EngineArtifact, tmp_path: Path, name: str, damage: Callable[[Path], None]
 ) -> None:
-    # Sealed after the damage, so the hashes are right and it reaches OpenVINO.
-    with stage_artifact(tmp_path / "engine") as staging:
-        (staging / "openvino").mkdir()
-        for file in (artifact.path / "openvino").iterdir():
-            (staging / "openvino" / file.name).write_bytes(file.read_bytes())
-        damage(staging / "openvino" / name)
-        seal_artifact(staging, artifact.manifest)
-    damaged = EngineArtifact.open(tmp_path / "engine")
+    broken = damaged(artifact, tmp_path, f"openvino/{name}", damage)
 
     with pytest.raises(ArtifactError, match=r"OpenVINO cannot compile .*model\.xml") as raised:
-        load_engine(damaged, EngineOptions(num_threads=1))
+        load_engine(broken, EngineOptions(num_threads=1))
 
     assert raised.value.hint
 

@@ -18,6 +18,7 @@ from tests.builder.tiny_models import (
     tiny_qwen3,
     tiny_token_classifier,
 )
+from tests.engine.damage import damaged, truncate
 
 from beicli.artifact.directory import EngineArtifact, seal_artifact, stage_artifact
 from beicli.artifact.manifest import Precision
@@ -319,10 +320,6 @@ def test_a_checkpoint_stored_in_16_bit_is_computed_in_the_engines_precision(
     assert (difference < TOLERANCE) == (precision == "f32")
 
 
-def truncate(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:1000])
-
-
 def scribble(path: Path) -> None:
     path.write_text('{"model_type": ["bert"]}', encoding="utf-8")
 
@@ -339,17 +336,10 @@ def scribble(path: Path) -> None:
 def test_a_checkpoint_that_does_not_load_is_an_artifact_error(
     artifact: EngineArtifact, tmp_path: Path, name: str, damage: Callable[[Path], None]
 ) -> None:
-    # Sealed after the damage, so the hashes are right and it reaches transformers.
-    with stage_artifact(tmp_path / "engine") as staging:
-        (staging / "torch").mkdir()
-        for file in (artifact.path / "torch").iterdir():
-            (staging / "torch" / file.name).write_bytes(file.read_bytes())
-        damage(staging / "torch" / name)
-        seal_artifact(staging, artifact.manifest)
-    damaged = EngineArtifact.open(tmp_path / "engine")
+    broken = damaged(artifact, tmp_path, f"torch/{name}", damage)
 
     with pytest.raises(ArtifactError, match=r"torch cannot load `.*/torch`: ") as raised:
-        load_engine(damaged, EngineOptions())
+        load_engine(broken, EngineOptions())
 
     assert raised.value.hint
 

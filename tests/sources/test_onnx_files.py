@@ -1,11 +1,10 @@
 """Which files of a checkpoint without safetensors are fetched, from every kind of source."""
 
-from concurrent.futures import Future
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from tests.sources.archives import pack
+from tests.sources.fake_bucket import FakeBucket
 from tests.sources.fake_hub import COMMIT, REPO, FakeHub
 
 from beicli.config.schema import CheckpointRepository, CheckpointSource
@@ -14,9 +13,7 @@ from beicli.sources.archive import ArchiveLimits, unpack
 from beicli.sources.bucket import fetch_from_bucket
 from beicli.sources.cache import CachePlace
 from beicli.sources.checkpoint import fetch_checkpoint, look_into_checkpoint
-from beicli.sources.checksum import Checksum
 from beicli.sources.fetched import Checkpoint
-from beicli.sources.files import RemoteFile
 from beicli.sources.hub_cache import look_into_cache
 
 SMALL = {"config.json": b"{}", "tokenizer.json": b'{"version": "1.0"}'}
@@ -41,27 +38,6 @@ AT_ROOT = {"model.onnx": b"an older graph"}
 OTHERS = {"README.md": b"# words", "onnx/.model.onnx": b"hidden"}
 
 SAFETENSORS = {"model.safetensors": b"weights"}
-
-
-@dataclass
-class FakeBucket:
-    """A bucket without checksums."""
-
-    files: dict[str, bytes]
-
-    def list_files(self) -> list[RemoteFile]:
-        return [RemoteFile(name, len(content), "1") for name, content in self.files.items()]
-
-    def read(self, file: RemoteFile, start: int, end: int) -> Future[bytes]:
-        reading: Future[bytes] = Future()
-        reading.set_result(self.files[file.name][start:end])
-        return reading
-
-    def checksum(self, file: RemoteFile) -> Checksum | None:
-        return None
-
-    def explain(self, error: Exception) -> CheckpointError:
-        return CheckpointError(str(error))
 
 
 @pytest.fixture
