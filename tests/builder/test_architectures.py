@@ -9,16 +9,13 @@ import pytest
 import torch
 import transformers
 from tests.builder.architectures import WINDOW, Architecture, cases
+from tests.builder.compiling import compile_f32
 from tests.builder.random_models import save_random
 
-from beicli.artifact.manifest import OPENVINO_MODEL
-from beicli.builder import openvino
-from beicli.builder.graph import export_onnx
 from beicli.model.inspect import inspect_checkpoint
 from beicli.model.spec import ModelSpec, Pooling
 from beicli.modeling.loading import load_module
 from beicli.modeling.tasks import graph_inputs
-from beicli.openvino_api import ov
 
 TOLERANCE = 1e-4
 # One token, the whole window, and much padding.
@@ -40,7 +37,7 @@ def test_the_compiled_graph_says_what_transformers_says(
     checkpoint = save_random(tmp_path / "checkpoint", architecture, head)
     pooling = Pooling.SPLADE if head == "ForMaskedLM" else None
     spec = inspect_checkpoint(checkpoint, pooling=pooling)
-    request = compile_graph(checkpoint, spec, tmp_path)
+    request = compile_f32(load_module(checkpoint, spec), spec, tmp_path)
     # In another implementation of attention than the one that is exported.
     reference = AUTO_CLASSES[head].from_pretrained(checkpoint, attn_implementation="eager")
 
@@ -57,14 +54,6 @@ def test_the_compiled_graph_says_what_transformers_says(
             given = found[0][row][:length] if head == "ForTokenClassification" else found[0][row]
             np.testing.assert_allclose(given, wanted.numpy(), rtol=0, atol=TOLERANCE)
             assert wanted.abs().max() > 100 * TOLERANCE
-
-
-def compile_graph(checkpoint: Path, spec: ModelSpec, directory: Path) -> ov.InferRequest:
-    export_onnx(load_module(checkpoint, spec), spec, directory / "model.onnx")
-    openvino.convert(directory / "model.onnx", directory)
-    options = {"INFERENCE_PRECISION_HINT": "f32"}
-    compiled = ov.Core().compile_model(directory / OPENVINO_MODEL, "CPU", options)
-    return compiled.create_infer_request()
 
 
 def some_inputs(spec: ModelSpec, lengths: list[int]) -> Mapping[str, Any]:

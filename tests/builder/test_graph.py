@@ -327,7 +327,7 @@ def test_large_graphs_have_their_weights_beside_them_in_float32(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
 ) -> None:
     """Those of 16 bits too, but for the table of which rows are looked up."""
-    monkeypatch.setattr(graph, "_MAX_BYTES_IN_GRAPH", 0)
+    monkeypatch.setattr(graph, "MAX_BYTES_IN_GRAPH", 0)
     checkpoint = save_checkpoint(tmp_path / "checkpoint", tiny_qwen3())
     path = checkpoint / "model.safetensors"
     weights = {name: weight.to(dtype) for name, weight in load_file(path).items()}

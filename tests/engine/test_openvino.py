@@ -11,10 +11,11 @@ import openvino as ov
 import pytest
 from openvino import opset13 as opset
 from tests.artifact.engines import MANIFEST
+from tests.engine.asking import run
 from tests.engine.damage import damaged, truncate
 
 from beicli.artifact.directory import EngineArtifact
-from beicli.engine.batch import Batch, Float32, Int32, TokenSequence
+from beicli.engine.batch import Float32, Int32
 from beicli.engine.load import EngineOptions, load_engine
 from beicli.engine.openvino import (
     PREFERRED_NUM_TOKENS,
@@ -31,25 +32,6 @@ def engine(artifact: EngineArtifact) -> Iterator[OpenVinoEngine]:
     loaded = OpenVinoEngine.load(artifact, num_slots=2, num_threads=2)
     yield loaded
     loaded.close()
-
-
-@pytest.fixture
-def sequences(artifact: EngineArtifact) -> list[Int32]:
-    """Token ids of every length from one to the longest, in no order."""
-    rng = np.random.default_rng(7)
-    lengths = rng.permutation(np.arange(1, artifact.manifest.model.max_input_length + 1))
-    vocab_size = artifact.manifest.model.vocab_size
-    return [rng.integers(5, vocab_size, length, dtype=np.int32) for length in lengths]
-
-
-def batch_of(*sequences: Int32) -> Batch:
-    return Batch.from_sequences([TokenSequence(ids) for ids in sequences])
-
-
-def run(engine: OpenVinoEngine, *sequences: Int32) -> Float32:
-    pooled = engine.forward(batch_of(*sequences)).pooled
-    assert pooled is not None
-    return pooled
 
 
 def test_a_row_comes_back_for_each_sequence(

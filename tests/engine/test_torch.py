@@ -18,13 +18,13 @@ from tests.builder.tiny_models import (
     tiny_qwen3,
     tiny_token_classifier,
 )
+from tests.engine.asking import run
 from tests.engine.damage import damaged, truncate
 
 from beicli.artifact.directory import EngineArtifact, seal_artifact, stage_artifact
 from beicli.artifact.manifest import Precision
 from beicli.builder import torch as torch_backend
 from beicli.builder.backend import Network
-from beicli.engine.base import Engine
 from beicli.engine.batch import Batch, Float32, Int32, TokenSequence
 from beicli.engine.load import EngineOptions, load_engine
 from beicli.engine.torch import PREFERRED_NUM_TOKENS, TorchEngine
@@ -75,21 +75,6 @@ def engine(artifact: EngineArtifact) -> Iterator[TorchEngine]:
     loaded = TorchEngine.load(artifact, num_slots=2, num_threads=2)
     yield loaded
     loaded.close()
-
-
-@pytest.fixture
-def sequences(artifact: EngineArtifact) -> list[Int32]:
-    """Token ids of every length from one to the longest, in no order."""
-    rng = np.random.default_rng(7)
-    lengths = rng.permutation(np.arange(1, artifact.manifest.model.max_input_length + 1))
-    vocab_size = artifact.manifest.model.vocab_size
-    return [rng.integers(5, vocab_size, length, dtype=np.int32) for length in lengths]
-
-
-def run(engine: Engine, *sequences: Int32) -> Float32:
-    pooled = engine.forward(Batch.from_sequences([TokenSequence(ids) for ids in sequences])).pooled
-    assert pooled is not None
-    return pooled
 
 
 def alone(checkpoint: Path, ids: Int32, *type_ids: Int32) -> list[Float32]:

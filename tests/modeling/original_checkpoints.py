@@ -13,15 +13,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import save_file
+from tests.builder.compiling import compile_f32
 from tests.builder.tiny_models import save_checkpoint, tiny_bert
 
-from beicli.artifact.manifest import OPENVINO_MODEL
-from beicli.builder import openvino
-from beicli.builder.graph import export_onnx
 from beicli.model.inspect import inspect_checkpoint
 from beicli.model.spec import ModelSpec, Pooling
 from beicli.modeling.loading import load_module
-from beicli.openvino_api import ov
 
 WINDOW = 40
 HIDDEN_SIZE = 24
@@ -32,6 +29,16 @@ Array = NDArray[np.float64]
 Tensors = Mapping[str, Array]
 # From one text's token ids to what the first output has of it, or the last of an embedding model.
 Reference = Callable[[Tensors, list[int]], Array]
+
+
+def linear_shapes(name: str, outputs: int, inputs: int) -> dict[str, tuple[int, ...]]:
+    """Return the names and shapes of a linear layer's tensors."""
+    return {f"{name}.weight": (outputs, inputs), f"{name}.bias": (outputs,)}
+
+
+def norm_shapes(name: str) -> dict[str, tuple[int, ...]]:
+    """Return the names and shapes of a norm's tensors."""
+    return {f"{name}.weight": (HIDDEN_SIZE,), f"{name}.bias": (HIDDEN_SIZE,)}
 
 
 def random_tensors(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Array]:
@@ -67,7 +74,7 @@ def assert_computes(
     """Compare the checkpoint with the reference, which sees one text at a time."""
     spec = inspect_checkpoint(checkpoint, pooling=pooling)
     module = load_module(checkpoint, spec)
-    request = _compile(checkpoint, spec)
+    request = compile_f32(module, spec, checkpoint)
     for lengths in BATCHES:
         ids, mask = _texts(spec, lengths)
         compiled = request.infer([ids, mask], share_inputs=True)
@@ -81,14 +88,6 @@ def assert_computes(
                 for answer in found:
                     cut = answer[:length] if answer.ndim == 2 else answer
                     np.testing.assert_allclose(cut, wanted, rtol=0, atol=tolerance)
-
-
-def _compile(checkpoint: Path, spec: ModelSpec) -> ov.InferRequest:
-    export_onnx(load_module(checkpoint, spec), spec, checkpoint / "model.onnx")
-    openvino.convert(checkpoint / "model.onnx", checkpoint)
-    options = {"INFERENCE_PRECISION_HINT": "f32"}
-    compiled = ov.Core().compile_model(checkpoint / OPENVINO_MODEL, "CPU", options)
-    return compiled.create_infer_request()
 
 
 def _texts(spec: ModelSpec, lengths: list[int]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:

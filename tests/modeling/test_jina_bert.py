@@ -15,6 +15,8 @@ from tests.modeling.original_checkpoints import (
     gelu,
     layer_norm,
     linear,
+    linear_shapes,
+    norm_shapes,
     random_tensors,
     save_original,
     softmax,
@@ -75,44 +77,36 @@ def shapes(layout: str, feed_forward_type: str, prefix: str) -> dict[str, tuple[
     found: dict[str, tuple[int, ...]] = {
         "embeddings.word_embeddings.weight": (vocab_size(), HIDDEN_SIZE),
         "embeddings.token_type_embeddings.weight": (2, HIDDEN_SIZE),
-        **_norm("embeddings.LayerNorm"),
+        **norm_shapes("embeddings.LayerNorm"),
     }
     is_code = layout == LAYOUTS[1]
     for index in range(LAYERS):
         layer = f"encoder.layer.{index}"
         for name in ("self.query", "self.key", "self.value", "output.dense"):
-            found |= _linear(f"{layer}.attention.{name}", HIDDEN_SIZE, HIDDEN_SIZE)
-        found |= _norm(f"{layer}.attention.output.LayerNorm")
+            found |= linear_shapes(f"{layer}.attention.{name}", HIDDEN_SIZE, HIDDEN_SIZE)
+        found |= norm_shapes(f"{layer}.attention.output.LayerNorm")
         if is_code:
             found |= _code_shapes(layer, feed_forward_type)
         elif feed_forward_type == "original":
-            found |= _linear(f"{layer}.intermediate.dense", INNER, HIDDEN_SIZE)
-            found |= _linear(f"{layer}.output.dense", HIDDEN_SIZE, INNER)
-            found |= _norm(f"{layer}.output.LayerNorm")
+            found |= linear_shapes(f"{layer}.intermediate.dense", INNER, HIDDEN_SIZE)
+            found |= linear_shapes(f"{layer}.output.dense", HIDDEN_SIZE, INNER)
+            found |= norm_shapes(f"{layer}.output.LayerNorm")
         else:
             found[f"{layer}.mlp.gated_layers.weight"] = (2 * INNER, HIDDEN_SIZE)
-            found |= _linear(f"{layer}.mlp.wo", HIDDEN_SIZE, INNER)
-            found |= _norm(f"{layer}.mlp.layernorm")
+            found |= linear_shapes(f"{layer}.mlp.wo", HIDDEN_SIZE, INNER)
+            found |= norm_shapes(f"{layer}.mlp.layernorm")
     return {prefix + name: shape for name, shape in found.items()}
 
 
 def _code_shapes(layer: str, feed_forward_type: str) -> dict[str, tuple[int, ...]]:
-    found = _linear(f"{layer}.mlp.down_layer", HIDDEN_SIZE, INNER)
+    found = linear_shapes(f"{layer}.mlp.down_layer", HIDDEN_SIZE, INNER)
     for name in ("attention.self.layer_norm_q", "attention.self.layer_norm_k"):
-        found |= _norm(f"{layer}.{name}")
+        found |= norm_shapes(f"{layer}.{name}")
     for name in ("layer_norm_1", "layer_norm_2"):
-        found |= _norm(f"{layer}.{name}")
+        found |= norm_shapes(f"{layer}.{name}")
     if feed_forward_type == "original":
         return found | {f"{layer}.mlp.up_layer.weight": (INNER, HIDDEN_SIZE)}
     return found | {f"{layer}.mlp.up_gated_layer.weight": (2 * INNER, HIDDEN_SIZE)}
-
-
-def _linear(name: str, outputs: int, inputs: int) -> dict[str, tuple[int, ...]]:
-    return {f"{name}.weight": (outputs, inputs), f"{name}.bias": (outputs,)}
-
-
-def _norm(name: str) -> dict[str, tuple[int, ...]]:
-    return {f"{name}.weight": (HIDDEN_SIZE,), f"{name}.bias": (HIDDEN_SIZE,)}
 
 
 def encode(tensors: Tensors, ids: list[int], feed_forward_type: str, prefix: str = "") -> Array:
@@ -219,7 +213,7 @@ def test_an_embedding_model_saved_with_its_language_model_loads(
 
 
 def test_a_reranker_scores_the_pooled_first_token(tmp_path: Path) -> None:
-    head = _linear("bert.pooler.dense", HIDDEN_SIZE, HIDDEN_SIZE) | _linear(
+    head = linear_shapes("bert.pooler.dense", HIDDEN_SIZE, HIDDEN_SIZE) | linear_shapes(
         "classifier", 1, HIDDEN_SIZE
     )
     tensors = random_tensors(shapes(LAYOUTS[0], "geglu", "bert.") | head)
@@ -235,7 +229,7 @@ def test_a_reranker_scores_the_pooled_first_token(tmp_path: Path) -> None:
 
 def test_a_token_classifier_scores_every_token(tmp_path: Path) -> None:
     tensors = random_tensors(
-        shapes(LAYOUTS[0], "geglu", "bert.") | _linear("classifier", 3, HIDDEN_SIZE)
+        shapes(LAYOUTS[0], "geglu", "bert.") | linear_shapes("classifier", 3, HIDDEN_SIZE)
     )
     labels = {"0": "O", "1": "B-PER", "2": "I-PER"}
     values = config(LAYOUTS[0], "geglu", "JinaBertForTokenClassification", id2label=labels)
@@ -249,8 +243,8 @@ def test_a_token_classifier_scores_every_token(tmp_path: Path) -> None:
 
 def test_a_masked_language_model_gives_sparse_embeddings(tmp_path: Path) -> None:
     head = {
-        **_linear("cls.predictions.transform.dense", HIDDEN_SIZE, HIDDEN_SIZE),
-        **_norm("cls.predictions.transform.LayerNorm"),
+        **linear_shapes("cls.predictions.transform.dense", HIDDEN_SIZE, HIDDEN_SIZE),
+        **norm_shapes("cls.predictions.transform.LayerNorm"),
         "cls.predictions.bias": (vocab_size(),),
     }
     tensors = random_tensors(shapes(LAYOUTS[0], "geglu", "bert.") | head)

@@ -17,6 +17,8 @@ from tests.modeling.original_checkpoints import (
     gelu,
     layer_norm,
     linear,
+    linear_shapes,
+    norm_shapes,
     random_tensors,
     save_original,
     softmax,
@@ -120,37 +122,29 @@ def shapes(values: dict[str, Any], prefix: str = "") -> dict[str, tuple[int, ...
     found: dict[str, tuple[int, ...]] = {
         "embeddings.word_embeddings.weight": (PADDED_VOCABULARY, HIDDEN_SIZE),
         "embeddings.token_type_embeddings.weight": (types, HIDDEN_SIZE),
-        **_norm("emb_ln"),
+        **norm_shapes("emb_ln"),
     }
     for index in range(LAYERS):
         layer = f"encoder.layers.{index}"
-        found |= _norm(f"{layer}.norm1") | _norm(f"{layer}.norm2")
-        found |= _linear(f"{layer}.attn.Wqkv", 3 * HIDDEN_SIZE, HIDDEN_SIZE)
-        found |= _linear(f"{layer}.attn.out_proj", HIDDEN_SIZE, HIDDEN_SIZE)
+        found |= norm_shapes(f"{layer}.norm1") | norm_shapes(f"{layer}.norm2")
+        found |= linear_shapes(f"{layer}.attn.Wqkv", 3 * HIDDEN_SIZE, HIDDEN_SIZE)
+        found |= linear_shapes(f"{layer}.attn.out_proj", HIDDEN_SIZE, HIDDEN_SIZE)
         if values["activation_function"] != "gelu":
             for name in ("fc11", "fc12"):
-                found |= _linear(f"{layer}.mlp.{name}", GATED_INNER, HIDDEN_SIZE)
-            found |= _linear(f"{layer}.mlp.fc2", HIDDEN_SIZE, GATED_INNER)
+                found |= linear_shapes(f"{layer}.mlp.{name}", GATED_INNER, HIDDEN_SIZE)
+            found |= linear_shapes(f"{layer}.mlp.fc2", HIDDEN_SIZE, GATED_INNER)
         elif values["moe_every_n_layers"] and index % 2 == 1:
             found[f"{layer}.mlp.router.layer.weight"] = (EXPERTS, HIDDEN_SIZE)
             found[f"{layer}.mlp.experts.mlp.w1"] = (EXPERTS * INNER, HIDDEN_SIZE)
             found[f"{layer}.mlp.experts.mlp.w2"] = (EXPERTS * INNER, HIDDEN_SIZE)
             found[f"{layer}.mlp.experts.bias"] = (HIDDEN_SIZE,)
         else:
-            found |= _linear(f"{layer}.mlp.fc1", INNER, HIDDEN_SIZE)
-            found |= _linear(f"{layer}.mlp.fc2", HIDDEN_SIZE, INNER)
+            found |= linear_shapes(f"{layer}.mlp.fc1", INNER, HIDDEN_SIZE)
+            found |= linear_shapes(f"{layer}.mlp.fc2", HIDDEN_SIZE, INNER)
     if not values["qkv_proj_bias"]:
         without = ("Wqkv.bias", "out_proj.bias", "fc11.bias", "fc12.bias", "fc2.bias")
         found = {name: shape for name, shape in found.items() if not name.endswith(without)}
     return {prefix + name: shape for name, shape in found.items()}
-
-
-def _linear(name: str, outputs: int, inputs: int) -> dict[str, tuple[int, ...]]:
-    return {f"{name}.weight": (outputs, inputs), f"{name}.bias": (outputs,)}
-
-
-def _norm(name: str) -> dict[str, tuple[int, ...]]:
-    return {f"{name}.weight": (HIDDEN_SIZE,), f"{name}.bias": (HIDDEN_SIZE,)}
 
 
 def encode(tensors: Tensors, ids: list[int], prefix: str = "", act: Any = None) -> Array:
@@ -266,8 +260,8 @@ def test_gated_layers_compute_what_the_formulas_say(name: str, act: Any, tmp_pat
 
 def test_a_classifier_scores_the_pooled_first_token(tmp_path: Path) -> None:
     values = config("NomicBertForSequenceClassification", id2label={"0": "no", "1": "yes"})
-    head = _linear("bert.pooler.dense", HIDDEN_SIZE, HIDDEN_SIZE)
-    head |= _linear("classifier", 2, HIDDEN_SIZE)
+    head = linear_shapes("bert.pooler.dense", HIDDEN_SIZE, HIDDEN_SIZE)
+    head |= linear_shapes("classifier", 2, HIDDEN_SIZE)
     tensors = random_tensors(shapes(values, "bert.") | head)
 
     def score(tensors: Tensors, ids: list[int]) -> Array:
@@ -280,8 +274,8 @@ def test_a_classifier_scores_the_pooled_first_token(tmp_path: Path) -> None:
 def test_a_masked_language_model_gives_sparse_embeddings(tmp_path: Path) -> None:
     values = config("NomicBertForPreTraining")
     head = {
-        **_linear("cls.predictions.transform.dense", HIDDEN_SIZE, HIDDEN_SIZE),
-        **_norm("cls.predictions.transform.layer_norm"),
+        **linear_shapes("cls.predictions.transform.dense", HIDDEN_SIZE, HIDDEN_SIZE),
+        **norm_shapes("cls.predictions.transform.layer_norm"),
         "cls.predictions.decoder.bias": (PADDED_VOCABULARY,),
     }
     tensors = random_tensors(shapes(values, "bert.") | head)

@@ -8,7 +8,7 @@ from typing import Any
 import onnx_ir
 import torch
 
-from beicli.builder.onnx_checkpoint import write_onnx
+from beicli.builder.onnx_checkpoint import MAX_BYTES_IN_GRAPH, write_onnx
 from beicli.errors import BuildError
 from beicli.model.spec import ModelSpec
 from beicli.modeling.onnx_network import onnx_network
@@ -18,8 +18,6 @@ from beicli.modeling.tasks import TaskModule, graph_inputs
 # Opset 23 has `Attention` as one operator, which OpenVINO runs fused.
 ONNX_OPSET = 23
 _HALF = (onnx_ir.DataType.BFLOAT16, onnx_ir.DataType.FLOAT16)
-# With more weights than this they lie in a file beside the graph, which is mapped, not read.
-_MAX_BYTES_IN_GRAPH = 64 * 2**20
 # What is left to do with a network that a compiler cannot take.
 TORCH_HINT = (
     "build it with `--backend torch`, which gives the same numbers more slowly, and report it with "
@@ -73,7 +71,7 @@ def export_onnx(module: TaskModule, spec: ModelSpec, path: Path) -> int:
             )
             _widen_weights(onnx_program.model)
             num_bytes = sum(weight.nbytes for weight in module.parameters())
-            onnx_program.save(path, external_data=num_bytes > _MAX_BYTES_IN_GRAPH)
+            onnx_program.save(path, external_data=num_bytes > MAX_BYTES_IN_GRAPH)
     except Exception as error:
         # The exporter raises anything from TypeError to its own internal classes.
         raise BuildError(

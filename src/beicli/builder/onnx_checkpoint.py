@@ -23,7 +23,7 @@ from beicli.modeling.tasks import EmbeddingModule, TaskModule, graph_inputs
 # Before every name of the checkpoint's, so that none is one of ours.
 _PREFIX = "checkpoint/"
 # Larger weights are put beside the graph: a compiler maps that file, and would read this one.
-_MAX_BYTES_IN_GRAPH = 64 * 2**20
+MAX_BYTES_IN_GRAPH = 64 * 2**20
 # The opset from which an operator takes its axes as an input, before which they are an attribute.
 _AXES_ARE_INPUT_SINCE = {"ReduceSum": 13, "ReduceMax": 18}
 
@@ -52,7 +52,7 @@ def write_onnx(network: OnnxNetwork, module: TaskModule, spec: ModelSpec, path: 
         for tensor in graph_inputs(spec)
     )
     graph.output.extend(_describe_output(name, spec) for name in module.output_names)
-    is_large = model.ByteSize() > _MAX_BYTES_IN_GRAPH
+    is_large = model.ByteSize() > MAX_BYTES_IN_GRAPH
     onnx.save(model, path, save_as_external_data=is_large, location=_free_name(interface.data))
     for data in interface.data:
         _link(data, path.parent / data.name)
@@ -106,7 +106,7 @@ def _rename(graph: onnx.GraphProto, new_name: Callable[[str], str]) -> None:
         node.output[:] = map(new_name, node.output)
         for subgraph in subgraphs(node):
             _rename(subgraph, new_name)
-    sparse = [part for tensor in graph.sparse_initializer for part in (tensor.values,)]
+    sparse = [tensor.values for tensor in graph.sparse_initializer]
     for value in (*graph.initializer, *sparse, *graph.input, *graph.output, *graph.value_info):
         value.name = new_name(value.name)
 
