@@ -36,8 +36,8 @@ from sentence_transformers import SentenceTransformer
 from beicli.artifact.directory import EngineArtifact
 from beicli.engine.base import Engine
 from beicli.engine.batch import Batch, TokenSequence
-from beicli.engine.cpu import available_cpus
 from beicli.engine.load import EngineOptions, load_engine
+from beicli.machine import available_cpus
 from beicli.pipeline.loaded_engine import open_tokenizer
 
 BEI = Path(sys.executable).parent / "bei"

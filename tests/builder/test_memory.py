@@ -5,61 +5,23 @@ import pytest
 from tests.builder.builds import run_build
 from tests.builder.tiny_models import save_checkpoint, tiny_bert
 
-from beicli.builder import memory
-from beicli.builder.memory import available_bytes, check_memory, required_bytes
+from beicli import machine as machine_module
+from beicli.builder.memory import check_memory, required_bytes
 from beicli.config.load import LoadedConfig
 from beicli.errors import BuildError
-
-GB = 1_000_000_000
 
 
 @pytest.fixture
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A machine of 8 GiB of which 5 may be taken, with no container around the process."""
+    """A machine of which nothing is known yet."""
     directory = tmp_path / "machine"
-    (directory / "cgroup").mkdir(parents=True)
-    (directory / "meminfo").write_text("MemTotal: 8388608 kB\nMemAvailable: 5242880 kB\n")
-    monkeypatch.setattr(memory, "_MEMINFO", directory / "meminfo")
-    monkeypatch.setattr(memory, "_CGROUP", directory / "cgroup")
+    directory.mkdir()
+    monkeypatch.setattr(machine_module, "_PROC", directory)
+    monkeypatch.setattr(machine_module, "_CGROUP", directory)
     return directory
 
 
-def limit(machine: Path, *, limit: str, used: int, of_files: int) -> None:
-    cgroup = machine / "cgroup"
-    (cgroup / "memory.max").write_text(f"{limit}\n")
-    (cgroup / "memory.current").write_text(f"{used}\n")
-    pages = f"anon 17\nfile 99\ninactive_file {of_files - 1}\nactive_file 1\n"
-    (cgroup / "memory.stat").write_text(pages)
-
-
-def test_without_a_container_it_is_what_the_machine_has(machine: Path) -> None:
-    assert available_bytes() == 5 * 2**30
-    limit(machine, limit="max", used=GB, of_files=GB)
-    assert available_bytes() == 5 * 2**30
-
-
-def test_swap_can_be_taken_too(machine: Path) -> None:
-    (machine / "meminfo").write_text("MemAvailable: 1048576 kB\nSwapFree: 1048576 kB\n")
-
-    assert available_bytes() == 2 * 2**30
-
-
-def test_a_container_has_what_its_limit_leaves(machine: Path) -> None:
-    limit(machine, limit=str(4 * GB), used=3 * GB, of_files=2 * GB)
-
-    assert available_bytes() == 3 * GB
-
-
-def test_a_container_does_not_make_the_machine_larger(machine: Path) -> None:
-    limit(machine, limit=str(64 * GB), used=0, of_files=1)
-
-    assert available_bytes() == 5 * 2**30
-
-
 def test_where_nothing_can_be_told_nothing_is_refused(machine: Path, tiny_checkpoint: Path) -> None:
-    (machine / "meminfo").unlink()
-
-    assert available_bytes() is None
     assert check_memory(tiny_checkpoint, "openvino", "f32") == ""
 
 

@@ -2,7 +2,7 @@ import pytest
 from tests.server.fakes import FakeEngine, ask
 
 from beicli import __version__
-from beicli.engine.cpu import available_cpus
+from beicli.machine import available_cpus
 from beicli.model.spec import Task
 from beicli.server.exchange import Admission
 from beicli.server.options import ServerOptions

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from beicli.artifact.manifest import Backend, Precision
 from beicli.errors import BuildError
+from beicli.machine import available_memory_bytes
 from beicli.model.weights import check_weights, count_parameters, list_files
 from beicli.modeling.stored_weights import are_mapped
 
@@ -24,9 +25,6 @@ _BYTES_PER_WEIGHT: dict[tuple[Backend, Precision], float] = {
 _HELD_BYTES_PER_WEIGHT = 4
 # Below this nobody asks.
 _WORTH_SAYING_BYTES = 1_500_000_000
-_MEMINFO = Path("/proc/meminfo")
-_CGROUP = Path("/sys/fs/cgroup")
-_PAGES_OF_FILES = ("active_file ", "inactive_file ")
 
 
 def check_memory(checkpoint: Path, backend: Backend, precision: Precision) -> str:
@@ -39,7 +37,7 @@ def check_memory(checkpoint: Path, backend: Backend, precision: Precision) -> st
     needed = required_bytes(num_parameters, backend, precision)
     if names[0].endswith(".safetensors") and not are_mapped(checkpoint):
         needed += _HELD_BYTES_PER_WEIGHT * num_parameters
-    available = available_bytes()
+    available = available_memory_bytes()
     if available is not None and needed > available:
         raise BuildError(
             f"this build takes about {needed / 1e9:,.1f} GB of memory, and "
@@ -60,33 +58,3 @@ def _num_parameters(path: Path) -> int:
     if path.suffix != ".safetensors":
         return size_bytes // 4  # ONNX, in float32
     return count_parameters(path, size_bytes=size_bytes)
-
-
-def available_bytes() -> int | None:
-    """Return what this process may still take: of the machine, and of its container's limit.
-
-    Swap counts: a build that uses it is slow, not wrong. None where it cannot be told.
-    """
-    try:
-        lines = _MEMINFO.read_text(encoding="ascii").splitlines()
-        sizes = {line.split(":")[0]: int(line.split()[1]) for line in lines}
-        machine_bytes = (sizes["MemAvailable"] + sizes.get("SwapFree", 0)) * 1024
-    except (OSError, KeyError, ValueError, IndexError):
-        return None
-    in_container = _available_in_container()
-    return machine_bytes if in_container is None else min(machine_bytes, in_container)
-
-
-def _available_in_container() -> int | None:
-    try:
-        limit = int((_CGROUP / "memory.max").read_text(encoding="ascii"))
-        used = int((_CGROUP / "memory.current").read_text(encoding="ascii"))
-        statistics = (_CGROUP / "memory.stat").read_text(encoding="ascii").splitlines()
-        # Pages of files count as used, but make room when it is needed.
-        mapped = sum(
-            int(line.split()[1]) for line in statistics if line.startswith(_PAGES_OF_FILES)
-        )
-    except (OSError, ValueError, IndexError):
-        # No limit is written as `max`.
-        return None
-    return max(limit - used + mapped, 0)

@@ -9,8 +9,8 @@ import numpy as np
 from beicli.artifact.directory import EngineArtifact
 from beicli.artifact.manifest import OPENVINO_MODEL, TOKEN_OUTPUTS, Manifest
 from beicli.engine.batch import Batch, EngineOutput, Float32, TokenSequence, padded_inputs
-from beicli.engine.cpu import available_cpus
 from beicli.errors import ArtifactError
+from beicli.machine import available_cpus
 from beicli.openvino_api import ov
 
 # Padded tokens past which a batch gains next to nothing: one thread computed 8.06, 8.17 and 7.36

@@ -9,8 +9,8 @@ import torch
 from beicli.artifact.directory import EngineArtifact
 from beicli.artifact.manifest import TOKEN_OUTPUTS, TORCH_CHECKPOINT, Manifest, Precision
 from beicli.engine.batch import Batch, EngineOutput, Float32, padded_inputs
-from beicli.engine.cpu import available_cpus
 from beicli.errors import ArtifactError, BeiError
+from beicli.machine import available_cpus
 from beicli.modeling.loading import load_module
 from beicli.modeling.precision import convert
 from beicli.modeling.tasks import TaskModule, graph_inputs

@@ -13,9 +13,9 @@ from beicli.artifact.directory import EngineArtifact
 from beicli.artifact.manifest import Manifest
 from beicli.engine.base import Engine
 from beicli.engine.batch import Float32, TokenSequence
-from beicli.engine.cpu import available_cpus
 from beicli.engine.load import EngineOptions, load_engine
 from beicli.errors import EmptyInputError, EngineError
+from beicli.machine import available_cpus
 from beicli.model.spec import ModelSpec, Task
 from beicli.pipeline.results import Timing, Usage
 from beicli.pipeline.tokenizer import Encoding, Tokenizer

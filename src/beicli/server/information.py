@@ -9,8 +9,8 @@ from starlette.responses import Response
 
 from beicli import __version__
 from beicli.artifact.manifest import Precision
-from beicli.engine.cpu import available_cpus
 from beicli.errors import BeiError, UnhealthyError
+from beicli.machine import available_cpus
 from beicli.model.routes import PLATFORM_MODEL_NAME
 from beicli.model.spec import ModelSpec, Task
 from beicli.server.errors import UnknownModelError
