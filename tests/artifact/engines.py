@@ -56,6 +56,8 @@ MANIFEST = Manifest(
     toolchain={"python": "3.11.0"},
     files={"openvino/model.xml": FileEntry(sha256="0" * 64, size_bytes=3)},
     default_route=None,
+    quantization=None,
+    tuning=None,
 )
 
 CONTENT = b"weights of some model"

@@ -7,11 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from beicli.artifact.accuracy import (
+    INT8_LIMITS,
     MIN_COSINE,
     NUM_WORST_SAMPLES,
     compare_scores,
     compare_vectors,
     neighbour_overlap,
+    similarity_correlation,
 )
 from beicli.artifact.golden import Float32
 from beicli.artifact.report import VectorReport
@@ -239,3 +241,65 @@ def test_labels_that_change_places_are_no_agreement() -> None:
 
     assert report.agreement < 0.7
     assert not report.passed
+
+
+MANY_TEXTS = [f"text number {number}" for number in range(60)]
+
+
+def with_noise(vectors: Float32, size: float) -> Float32:
+    noise = np.random.default_rng(2).normal(size=vectors.shape) * size / np.sqrt(vectors.shape[1])
+    return (vectors + noise).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("noise", "failure"),
+    [
+        (0.01, None),
+        (0.12, "cosine mean"),
+        # Cosines of 0.997, and neighbours that change places: 16 dimensions hold few of them.
+        (0.07, "neighbour overlap"),
+    ],
+)
+def test_8_bit_is_judged_by_all_texts_together(noise: float, failure: str | None) -> None:
+    vectors = unit_vectors(0, len(MANY_TEXTS))
+
+    report = compare_vectors(vectors, with_noise(vectors, noise), MANY_TEXTS, precision="int8")
+
+    assert report.limits == INT8_LIMITS
+    assert report.passed is (failure is None)
+    if failure:
+        assert f"{failure} 0." in report.failure
+        assert "is wanted" in report.failure
+
+
+def test_a_handful_of_golden_inputs_is_judged_by_the_worst_alone() -> None:
+    vectors = unit_vectors(0, 8)
+
+    report = compare_vectors(vectors, with_noise(vectors, 0.12), TEXTS[:8], precision="int8")
+
+    assert report.limits is None
+    assert report.passed
+
+
+def test_one_vector_that_points_elsewhere_fails_8_bit_too() -> None:
+    vectors = unit_vectors(0, len(MANY_TEXTS))
+
+    report = compare_vectors(vectors, rotated(vectors, 3, degrees=25), MANY_TEXTS, precision="int8")
+
+    assert not report.passed
+
+
+@given(st.integers(0, 100))
+def test_the_order_of_similarities_is_compared_not_their_size(seed: int) -> None:
+    vectors = unit_vectors(seed, 20).astype(np.float64)
+    others = unit_vectors(seed + 1, 20).astype(np.float64)
+
+    assert similarity_correlation(vectors, vectors) == pytest.approx(1)
+    assert similarity_correlation(vectors, others) < 0.5
+    assert similarity_correlation(vectors[:2], others[:2]) == 1
+
+
+def test_rows_that_are_all_alike_have_nothing_to_order() -> None:
+    alike = np.ones((5, 4)) / 2
+
+    assert similarity_correlation(alike, alike) == 1

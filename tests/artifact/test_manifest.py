@@ -13,8 +13,10 @@ from beicli.artifact.manifest import (
     FileEntry,
     Limits,
     Manifest,
+    Quantization,
     Source,
     TensorInfo,
+    Tuning,
     dump_manifest,
     parse_manifest,
 )
@@ -104,6 +106,8 @@ _MANIFESTS = st.builds(
     build=st.dictionaries(_TEXT, _JSON, max_size=3),
     backend=st.just("openvino"),
     precision=st.sampled_from(["f32", "bf16"]),
+    quantization=st.none(),
+    tuning=st.none() | st.from_type(Tuning),
     cpu_features=st.lists(_TEXT, max_size=2).map(tuple),
     inputs=_TENSORS,
     outputs=_TENSORS,
@@ -159,7 +163,7 @@ def test_a_manifest_is_written_for_people_to_read() -> None:
     text = dump_manifest(MANIFEST)
 
     assert list(json.loads(text)) == [*(field.name for field in fields(Manifest)), "digest"]
-    assert text.startswith('{\n  "format_version": 3,\n  "bei_version"')
+    assert text.startswith('{\n  "format_version": 4,\n  "bei_version"')
     assert text.endswith("}\n")
 
 
@@ -222,7 +226,7 @@ def test_an_unknown_key_is_named_wherever_it_stands(place: str) -> None:
 @pytest.mark.parametrize(
     ("place", "key", "value"),
     [
-        ("", "format_version", 3.0),
+        ("", "format_version", 4.0),
         ("", "name", 7),
         ("", "backend", "abacus"),
         ("", "precision", "f8"),
@@ -268,3 +272,34 @@ def test_a_date_that_is_none_is_refused() -> None:
 
     with pytest.raises(ArtifactError, match=r"`created_at`: .*last Tuesday"):
         parse_manifest(text)
+
+
+_QUANTIZATION = Quantization(
+    method="smooth_quant",
+    residual_precision="bf16",
+    static=("a",),
+    dynamic=("b",),
+    kept=(),
+    quantized_fraction=1.0,
+    dynamic_group_size=128,
+    calibration="225 samples of bundled texts",
+)
+
+
+def test_an_engine_in_8_bit_says_how_and_what_the_rest_is_in() -> None:
+    manifest = replace(MANIFEST, precision="int8", quantization=_QUANTIZATION)
+
+    read = parse_manifest(dump_manifest(manifest))
+
+    assert read == manifest
+    assert read.residual_precision == "bf16"
+    assert MANIFEST.residual_precision == MANIFEST.precision
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [replace(MANIFEST, precision="int8"), replace(MANIFEST, quantization=_QUANTIZATION)],
+)
+def test_8_bit_and_how_it_came_about_belong_together(changed: Manifest) -> None:
+    with pytest.raises(ArtifactError, match="contradicts itself: precision"):
+        parse_manifest(dump_manifest(changed))

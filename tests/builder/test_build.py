@@ -219,9 +219,11 @@ def test_fp8_is_built_without_and_says_so(loaded: LoadedConfig, tmp_path: Path) 
     )
 
     assert result.artifact.manifest.precision == "f32"
-    assert progress.warnings == [
-        "`quantization_type: fp8` is not computed by CPUs; building without it"
-    ]
+    (warning,) = progress.warnings
+    assert warning == (
+        "`quantization_type: fp8` is not computed by CPUs; building at 16 or 32 bit: "
+        "`weights_int8` and `smooth_quant` are what CPUs compute in 8 bit"
+    )
 
 
 @pytest.mark.usefixtures("quick_export")

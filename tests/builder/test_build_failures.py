@@ -1,5 +1,6 @@
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from beicli.builder import build, openvino
 from beicli.builder.samples import Sample
 from beicli.builder.texts import REFERENCE_TEXTS
 from beicli.config.load import LoadedConfig
-from beicli.config.schema import BaseModel
+from beicli.config.schema import BaseModel, QuantizationConfig
 from beicli.errors import (
     AccuracyError,
     ArtifactError,
@@ -30,6 +31,7 @@ from beicli.errors import (
     UnsupportedModelError,
     UsageError,
 )
+from beicli.machine import this_machine
 from beicli.modeling.loading import load_module
 from beicli.modeling.tasks import TaskModule
 from beicli.pipeline.pipeline import compute_outputs
@@ -136,10 +138,43 @@ def test_a_decoder_is_refused(loaded: LoadedConfig, tmp_path: Path) -> None:
     assert "`encoder_bert`" in str(raised.value.hint)
 
 
-@pytest.mark.parametrize("kind", ["weights_int8", "smooth_quant", "weights_int4"])
-def test_eight_and_four_bit_are_refused(loaded: LoadedConfig, tmp_path: Path, kind: str) -> None:
-    with pytest.raises(UsageError, match=f"`quantization_type: {kind}` cannot be built"):
+@pytest.mark.parametrize("kind", ["weights_kv_int8", "weights_int4"])
+def test_what_no_cpu_computes_is_refused(loaded: LoadedConfig, tmp_path: Path, kind: str) -> None:
+    with pytest.raises(UsageError, match=f"`quantization_type: {kind}` cannot be built") as raised:
         run_build(with_build(loaded, quantization_type=kind), tmp_path / "engine")
+
+    assert "`smooth_quant`" in str(raised.value.hint)
+
+
+@pytest.mark.parametrize("kind", ["weights_int8", "smooth_quant"])
+def test_8_bit_is_refused_where_it_cannot_be_computed(
+    loaded: LoadedConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    in_8_bit = with_build(loaded, quantization_type=kind)
+    with pytest.raises(UsageError, match="not computed by `--backend torch`"):
+        run_build(in_8_bit, tmp_path / "engine", backend="torch")
+
+    machine = replace(this_machine(), cpu_features=("avx2",))
+    monkeypatch.setattr(openvino, "this_machine", lambda: machine)
+    with pytest.raises(UsageError, match="no instructions that multiply in 8 bit"):
+        run_build(in_8_bit, tmp_path / "engine")
+
+
+def test_a_file_of_texts_that_is_missing_ends_the_build_before_the_long_steps(
+    loaded: LoadedConfig, tmp_path: Path
+) -> None:
+    progress = Recorder()
+    in_8_bit = with_build(
+        loaded,
+        quantization_type="smooth_quant",
+        quantization_config=QuantizationConfig(calib_dataset="none.txt"),
+    )
+
+    with pytest.raises(UsageError, match="cannot read dataset"):
+        run_build(in_8_bit, tmp_path / "engine", progress=progress)
+
+    assert "Exported" not in progress.started_steps
+    assert not (tmp_path / "engine").exists()
 
 
 def test_bf16_on_a_cpu_without_it_is_refused_before_the_long_steps(

@@ -210,7 +210,7 @@ def test_serving_another_format_version_says_which_is_read(
     assert converse("serve", "engine") == snapshot("""\
 exit code 1
 --- stderr
-error: `manifest.json` has format version 7; this version of bei reads 3
+error: `manifest.json` has format version 7; this version of bei reads 4
 
 hint: rebuild the engine with `bei build`, or use the bei version that made it
 """)

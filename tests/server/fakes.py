@@ -217,6 +217,8 @@ def make_manifest(task: Task = Task.EMBEDDING, *, has_tokens: bool = True) -> Ma
         toolchain={},
         files={},
         default_route=None,
+        quantization=None,
+        tuning=None,
     )
 
 

@@ -17,6 +17,7 @@ from beicli.artifact.report import (
     CosineAgreement,
     ScoreAgreement,
     ScoreReport,
+    VectorLimits,
     VectorReport,
 )
 from beicli.errors import AccuracyError
@@ -25,13 +26,24 @@ from beicli.model.spec import ModelSpec, ScoreActivation, Task
 Float64 = NDArray[np.float64]
 
 # The lowest cosine any text may have. bf16 keeps 8 bits of mantissa: real texts reach 0.9999.
-MIN_COSINE: dict[Precision, float] = {"f32": 0.9999, "bf16": 0.999}
+MIN_COSINE: dict[Precision, float] = {"f32": 0.9999, "bf16": 0.999, "int8": 0.95}
+# In 8 bit it is the many that are judged, and the order of what is similar: 16 bit is far above.
+INT8_LIMITS = VectorLimits(
+    cosine_mean=0.995,
+    cosine_first_percentile=0.98,
+    neighbour_overlap=0.95,
+    similarity_correlation=0.995,
+)
+# A percentile of a handful says nothing; the golden inputs of an engine are so few.
+_MIN_SAMPLES_FOR_LIMITS = 50
 # The furthest any score, between 0 and 1, may be off. Measured in bf16: 0.005 for 2 layers, 0.014
 # for 6 layers and 35 labels, 0.028 for a causal model of 30 layers.
-MAX_SCORE_DIFFERENCE: dict[Precision, float] = {"f32": 1e-4, "bf16": 5e-2}
+MAX_SCORE_DIFFERENCE: dict[Precision, float] = {"f32": 1e-4, "bf16": 5e-2, "int8": 0.1}
 # The share of the decisions clearer than that which must come out alike.
-MIN_AGREEMENT: dict[Precision, float] = {"f32": 1.0, "bf16": 0.99}
+MIN_AGREEMENT: dict[Precision, float] = {"f32": 1.0, "bf16": 0.99, "int8": 0.99}
 NUM_NEIGHBOURS = 10
+# Two vectors are one pair, which is always in order.
+MIN_VECTORS_TO_RANK = 3
 NUM_WORST_SAMPLES = 5
 
 
@@ -83,6 +95,7 @@ def compare_vectors(
     cosines[~reference.any(axis=1) & ~candidate.any(axis=1)] = 1.0
     cosines = np.nan_to_num(cosines, nan=-1.0)
     worst = np.argsort(cosines, kind="stable")[:NUM_WORST_SAMPLES]
+    has_limits = precision == "int8" and len(samples) >= _MIN_SAMPLES_FOR_LIMITS
     return VectorReport(
         precision=precision,
         num_samples=len(samples),
@@ -91,6 +104,8 @@ def compare_vectors(
         cosine_first_percentile=float(np.percentile(cosines, 1)),
         cosine_mean=float(cosines.mean()),
         neighbour_overlap=neighbour_overlap(*units),
+        similarity_correlation=similarity_correlation(*units),
+        limits=INT8_LIMITS if has_limits else None,
         index_overlap=index_overlap(reference, candidate) if is_sparse else None,
         max_abs_difference=float(np.abs(reference - candidate).max()),
         worst_samples=tuple(
@@ -154,6 +169,21 @@ def neighbour_overlap(reference: Float64, candidate: Float64) -> float:
     return sum(shared) / (num_neighbours * len(shared))
 
 
+def similarity_correlation(reference: Float64, candidate: Float64) -> float:
+    """Spearman's correlation of the similarities of all pairs of rows; 1 is the same order.
+
+    Both [num_vectors, dimension], of unit length. It is what a benchmark of similar sentences
+    loses at most, if the reference ranks them as people do.
+    """
+    if len(reference) < MIN_VECTORS_TO_RANK:
+        return 1.0
+    pairs = np.triu_indices(len(reference), k=1)
+    ranks = [_ranks((vectors @ vectors.T)[pairs]) for vectors in (reference, candidate)]
+    centred = [rank - rank.mean() for rank in ranks]
+    norms = float(np.linalg.norm(centred[0]) * np.linalg.norm(centred[1]))
+    return float(centred[0] @ centred[1]) / norms if norms else 1.0
+
+
 def index_overlap(reference: Float32, candidate: Float32) -> float:
     """Mean share of the indices above 0 in either vector that are above 0 in both; rows."""
     both = ((reference > 0) & (candidate > 0)).sum(axis=1)
@@ -189,6 +219,13 @@ def _activate(logits: Float32, activation: ScoreActivation) -> Float64:
         return np.asarray(0.5 * (1 + np.tanh(wide / 2)))
     powers = np.exp(wide - wide.max(axis=-1, keepdims=True))
     return np.asarray(powers / powers.sum(axis=-1, keepdims=True))
+
+
+def _ranks(values: Float64) -> Float64:
+    """Rank `values`, equal ones all with the mean of their places."""
+    _, places, counts = np.unique(np.round(values, 9), return_inverse=True, return_counts=True)
+    ends = np.cumsum(counts)
+    return np.asarray((ends - (counts - 1) / 2)[places])
 
 
 def _unit(vectors: Float32) -> Float64:

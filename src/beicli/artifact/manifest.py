@@ -15,9 +15,10 @@ import pydantic
 
 from beicli.artifact.names import MANIFEST_NAME
 from beicli.errors import ArtifactError
+from beicli.machine import Machine
 from beicli.model.spec import ModelSpec, Task
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 # Where the OpenVINO backend keeps its graph; the weights lie beside it.
 OPENVINO_MODEL = "openvino/model.xml"
 # Where the torch backend keeps the files of the checkpoint that it loads.
@@ -41,7 +42,8 @@ def _check_iso_date(text: str) -> str:
 
 IsoDate = Annotated[str, pydantic.AfterValidator(_check_iso_date)]
 Backend = Literal["openvino", "torch"]
-Precision = Literal["f32", "bf16"]
+# `int8`: the products in 8 bit, what lies between them as `Quantization.residual_precision` says.
+Precision = Literal["f32", "bf16", "int8"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +91,46 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Quantization:
+    """How an engine in `int8` computes the products of activations and weights.
+
+    method: `weights_int8` or `smooth_quant`, as the configuration asks.
+    residual_precision: what everything else is computed in.
+    static: products whose activations have one scale, found by calibration; dynamic: products
+        whose activations are scaled when they come, each token by itself; kept: products left in
+        the residual precision, since the accuracy needs it. Names of operators in the graph.
+    quantized_fraction: share of the multiplications that are in 8 bit.
+    dynamic_group_size: numbers of a token that share a scale, where there are dynamic products.
+    calibration: where the texts of the calibration came from, and how many they were.
+    """
+
+    method: Literal["weights_int8", "smooth_quant"]
+    residual_precision: Literal["f32", "bf16"]
+    static: tuple[str, ...]
+    dynamic: tuple[str, ...]
+    kept: tuple[str, ...]
+    quantized_fraction: float
+    dynamic_group_size: int
+    calibration: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tuning:
+    """What `bei build --tune` found fastest, and the machine it was found on.
+
+    num_slots: forward passes at the same time; num_threads: over all slots.
+    preferred_num_tokens: padded tokens where a batch is cut.
+    tokens_per_second: what it reached, on texts of mixed lengths.
+    """
+
+    machine: Machine
+    num_slots: int
+    num_threads: int
+    preferred_num_tokens: int
+    tokens_per_second: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
     """The whole of `manifest.json`.
 
@@ -96,6 +138,7 @@ class Manifest:
     precision: what the engine computes in. cpu_features: what it needs of the CPU.
     toolchain: versions of what built it. files: every file but the manifest, by relative path.
     default_route: where a Truss platform's bare predict path leads, if the configuration says.
+    quantization: of an engine in `int8`, else None. tuning: None if the engine was not tuned.
     """
 
     format_version: int
@@ -114,6 +157,16 @@ class Manifest:
     toolchain: Mapping[str, str]
     files: Mapping[str, FileEntry]
     default_route: str | None
+    quantization: Quantization | None
+    tuning: Tuning | None
+
+    @property
+    def residual_precision(self) -> Literal["f32", "bf16"]:
+        """What is computed in where nothing is quantised."""
+        if self.quantization is not None:
+            return self.quantization.residual_precision
+        assert self.precision != "int8", "an engine in int8 says how"
+        return self.precision
 
 
 _ADAPTER = pydantic.TypeAdapter(Manifest)
@@ -167,6 +220,12 @@ def parse_manifest(text: str) -> Manifest:
 
 def _check_consistency(manifest: Manifest) -> None:
     """See that the engine's answer has a number for each label, or each dimension."""
+    if (manifest.precision == "int8") != (manifest.quantization is not None):
+        raise ArtifactError(
+            f"`{MANIFEST_NAME}` contradicts itself: precision {manifest.precision}, and "
+            f"{'no' if manifest.quantization is None else 'a'} quantization",
+            hint="the file was edited or written by something else; rebuild with `bei build`",
+        )
     model = manifest.model
     has_vectors = model.task in {Task.EMBEDDING, Task.SPARSE_EMBEDDING}
     is_complete = bool(model.pooling) if has_vectors else model.score_activation is not None

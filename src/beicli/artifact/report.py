@@ -33,10 +33,22 @@ class ScoreAgreement:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class VectorLimits:
+    """The least that vectors in 8 bit must reach over many texts; see `VectorReport`."""
+
+    cosine_mean: float
+    cosine_first_percentile: float
+    neighbour_overlap: float
+    similarity_correlation: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class VectorReport:
     """What `report.json` says of vectors: the engine against the float32 reference.
 
     neighbour_overlap: mean share of each text's 10 nearest texts that both agree on.
+    similarity_correlation: Spearman's, of the similarities of all pairs of texts.
+    limits: what the figures over all texts must reach, where the precision asks for that.
     index_overlap: for sparse vectors, mean share of the indices above 0 in either that are so in
         both; else None. max_abs_difference: over all components.
     """
@@ -50,13 +62,15 @@ class VectorReport:
     cosine_first_percentile: float
     cosine_mean: float
     neighbour_overlap: float
+    similarity_correlation: float
+    limits: VectorLimits | None
     index_overlap: float | None
     max_abs_difference: float
     worst_samples: Annotated[tuple[CosineAgreement, ...], pydantic.Field(min_length=1)]
 
     @property
     def passed(self) -> bool:
-        return self.cosine_min >= self.cosine_min_allowed
+        return self.cosine_min >= self.cosine_min_allowed and not self._below_limits()
 
     @property
     def is_close(self) -> bool:
@@ -66,8 +80,10 @@ class VectorReport:
     @property
     def summary(self) -> str:
         overlap = ""
+        if self.limits is not None:
+            overlap = f"{self.neighbour_overlap:.1%} of the neighbours in common, "
         if self.index_overlap is not None:
-            overlap = f"{self.index_overlap:.2%} of the indices in common, "
+            overlap += f"{self.index_overlap:.2%} of the indices in common, "
         return (
             f"cosine min {self.cosine_min:.6f}, mean {self.cosine_mean:.6f}, {overlap}"
             f"over {self.num_samples} texts"
@@ -75,11 +91,24 @@ class VectorReport:
 
     @property
     def failure(self) -> str:
+        if missed := self._below_limits():
+            return ", ".join(missed)
         worst = self.worst_samples[0]
         return (
             f"cosine {worst.cosine:.6f} for {worst.text!r}, at least {self.cosine_min_allowed} is "
             "wanted"
         )
+
+    def _below_limits(self) -> list[str]:
+        """Say which of the figures over all texts are below their limits."""
+        if self.limits is None:
+            return []
+        wanted = asdict(self.limits)
+        return [
+            f"{name.replace('_', ' ')} {getattr(self, name):.4f}, at least {least} is wanted"
+            for name, least in wanted.items()
+            if getattr(self, name) < least
+        ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,27 +5,20 @@ place. The check runs the very engine that will serve, handed in by the caller, 
 of it only what is in the directory.
 """
 
-import importlib.metadata
-import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol, Self
 
-from beicli import __version__
 from beicli.artifact.directory import EngineArtifact, seal_artifact, stage_artifact
 from beicli.artifact.manifest import (
-    FORMAT_VERSION,
     Backend,
-    Limits,
     Manifest,
     Precision,
     Source,
-    TensorInfo,
 )
 from beicli.artifact.report import AccuracyReport
 from beicli.builder import openvino, torch
@@ -38,14 +31,15 @@ from beicli.builder.describe import (
 )
 from beicli.builder.gate import AccuracyGate, Compute
 from beicli.builder.memory import check_memory
+from beicli.builder.quantization.calibration import choose_calibration
+from beicli.builder.quantization.plan import Method
+from beicli.builder.quantized import QuantizationRequest, quantize_engine
+from beicli.builder.record import Computed, describe_engine, describe_source, write_config
 from beicli.builder.tokenizer_files import write_tokenizer
-from beicli.config.load import LoadedConfig, to_dict, to_yaml
-from beicli.config.redaction import public_repo
+from beicli.config.load import LoadedConfig
 from beicli.config.schema import (
     BaseModel,
     CheckpointRepository,
-    CheckpointSource,
-    Config,
     QuantizationType,
 )
 from beicli.errors import UsageError
@@ -57,12 +51,13 @@ from beicli.model.rerank_templates import RerankRequest, missing_template_warnin
 from beicli.model.spec import ModelSpec, Pooling
 from beicli.modeling.loading import load_module
 from beicli.modeling.onnx_network import fit_spec
-from beicli.modeling.tasks import graph_inputs
 from beicli.sources.checkpoint import fetch_checkpoint
-from beicli.sources.fetched import Checkpoint
-from beicli.sources.redaction import public_config
 
 _BACKENDS: Mapping[Backend, EngineBackend] = {"openvino": openvino, "torch": torch}
+_METHODS: Mapping[QuantizationType, Method] = {
+    QuantizationType.WEIGHTS_INT8: "weights_int8",
+    QuantizationType.SMOOTH_QUANT: "smooth_quant",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,50 +104,138 @@ def build_engine(
     `reference_outputs` describes them.
     Raises a BeiError that names the step's problem; nothing is left behind then.
     """
-    repository = _check_buildable(loaded, options, progress)
-    rerank = RerankRequest.from_metadata(loaded.config.model_metadata, repository=repository.repo)
-    adapter = configured_adapter(loaded.config.model_metadata)
-    pooling = options.pooling or configured_pooling(loaded.config.environment_variables)
-    backend = options.backend or "openvino"
-    precision = _BACKENDS[backend].choose_precision(options.precision)
+    request = _Request.of(loaded, options, compute, progress)
     with stage_artifact(options.output, force=options.force) as staging:
-        with _step(progress, "Fetched") as say:
-            checkpoint = fetch_checkpoint(
-                repository, config_directory=loaded.path.parent, offline=options.offline
-            )
-            say(describe_checkpoint(repository, checkpoint))
-        with _step(progress, "Inspected") as say:
-            spec = inspect_checkpoint(
-                checkpoint.path, pooling=pooling, rerank=rerank, adapter=adapter
-            )
-            say(describe_spec(spec) + check_memory(checkpoint.path, backend, precision))
-        _warn_of_spec(spec, pooling, checkpoint.path, progress)
-        write_tokenizer(checkpoint.path, staging / "tokenizer", spec, warn=progress.warn)
-        with _step(progress, "Loaded") as say:
-            module = load_module(checkpoint.path, spec)
-            say(describe_module(module))
-        spec = fit_spec(spec, module)
-        network = Network(
-            checkpoint=checkpoint.path,
-            spec=spec,
-            module=module,
-            precision=precision,
-            is_precision_asked=options.precision is not None,
+        network, source = _load_network(request, staging)
+        # Before the long steps: a file of texts that cannot be read ends the build here.
+        calibration = _choose_calibration(request, network)
+        backend = _BACKENDS[request.backend]
+        outputs = backend.write_engine(network, staging, request.step)
+        features = backend.cpu_features(request.precision)
+        manifest = describe_engine(
+            loaded,
+            network,
+            source=source,
+            computed=Computed(request.backend, features, backend.TOOLCHAIN, outputs),
         )
-        outputs = _BACKENDS[backend].write_engine(network, staging, partial(_step, progress))
-        manifest = _manifest(loaded, _source(repository, checkpoint), network, backend, outputs)
-        _write_config(staging, loaded)
+        write_config(staging, loaded)
         seal_artifact(staging, manifest)
-        with _step(progress, "Checked") as say:
-            gate = AccuracyGate(
-                staging, manifest, module=module, checkpoint=checkpoint.path, compute=compute
+        if calibration is None:
+            manifest, report = _judge(request, network, staging, manifest)
+        else:
+            manifest, report = quantize_engine(
+                staging,
+                manifest,
+                calibration,
+                make_gate=partial(_make_gate, request, network, staging, manifest),
+                step=request.step,
             )
-            may_fall_back = options.precision is None and precision == "bf16"
-            fits = partial(check_memory, checkpoint.path, backend) if may_fall_back else None
-            manifest, report = _check(staging, manifest, gate, progress, fits)
-            say(report.summary)
         manifest = seal_artifact(staging, manifest)
     return BuildResult(EngineArtifact(options.output, manifest), report)
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """What is built, checked as far as it can be before anything is fetched.
+
+    method: how products are put into 8 bit; None leaves them in `precision`.
+    """
+
+    loaded: LoadedConfig
+    options: BuildOptions
+    compute: Compute
+    progress: Progress
+    repository: CheckpointRepository
+    backend: Backend
+    precision: Precision
+    method: Method | None
+
+    @classmethod
+    def of(
+        cls, loaded: LoadedConfig, options: BuildOptions, compute: Compute, progress: Progress
+    ) -> Self:
+        repository = _check_buildable(loaded, options, progress)
+        backend = options.backend or "openvino"
+        method = _METHODS.get(loaded.config.trt_llm.build.quantization_type)
+        if method is not None:
+            _check_8_bit(method, backend)
+        precision = _BACKENDS[backend].choose_precision(options.precision)
+        return cls(loaded, options, compute, progress, repository, backend, precision, method)
+
+    def step(self, name: str) -> AbstractContextManager[Callable[[str], None]]:
+        return _step(self.progress, name)
+
+
+def _load_network(request: _Request, staging: Path) -> tuple[Network, Source]:
+    """Fetch, inspect and load the checkpoint, and write the engine's tokenizer."""
+    options, progress, repository = request.options, request.progress, request.repository
+    config = request.loaded.config
+    rerank = RerankRequest.from_metadata(config.model_metadata, repository=repository.repo)
+    adapter = configured_adapter(config.model_metadata)
+    pooling = options.pooling or configured_pooling(config.environment_variables)
+    with request.step("Fetched") as say:
+        checkpoint = fetch_checkpoint(
+            repository, config_directory=request.loaded.path.parent, offline=options.offline
+        )
+        say(describe_checkpoint(repository, checkpoint))
+    with request.step("Inspected") as say:
+        spec = inspect_checkpoint(checkpoint.path, pooling=pooling, rerank=rerank, adapter=adapter)
+        precision: Precision = request.precision if request.method is None else "int8"
+        say(describe_spec(spec) + check_memory(checkpoint.path, request.backend, precision))
+    _warn_of_spec(spec, pooling, checkpoint.path, progress)
+    write_tokenizer(checkpoint.path, staging / "tokenizer", spec, warn=progress.warn)
+    with request.step("Loaded") as say:
+        module = load_module(checkpoint.path, spec)
+        say(describe_module(module))
+    network = Network(
+        checkpoint=checkpoint.path,
+        spec=fit_spec(spec, module),
+        module=module,
+        precision=request.precision,
+        is_precision_asked=options.precision is not None,
+    )
+    return network, describe_source(repository, checkpoint)
+
+
+def _make_gate(
+    request: _Request, network: Network, staging: Path, manifest: Manifest
+) -> AccuracyGate:
+    return AccuracyGate(
+        staging,
+        manifest,
+        module=network.module,
+        checkpoint=network.checkpoint,
+        compute=request.compute,
+    )
+
+
+def _judge(
+    request: _Request, network: Network, staging: Path, manifest: Manifest
+) -> tuple[Manifest, AccuracyReport]:
+    """Let the gate compare the engine, in f32 too if its precision is not close and not asked."""
+    with request.step("Checked") as say:
+        gate = _make_gate(request, network, staging, manifest)
+        may_fall_back = request.options.precision is None and request.precision == "bf16"
+        fits = partial(check_memory, network.checkpoint, request.backend) if may_fall_back else None
+        manifest, report = _check(staging, manifest, gate, request.progress, fits)
+        say(report.summary)
+    return manifest, report
+
+
+def _choose_calibration(request: _Request, network: Network) -> QuantizationRequest | None:
+    """Return what is to be put into 8 bit, and how; None if nothing is."""
+    if request.method is None:
+        return None
+    calibration = choose_calibration(
+        request.loaded.config.trt_llm.build.quantization_config,
+        network.spec,
+        config_directory=request.loaded.path.parent,
+    )
+    if calibration.note is not None:
+        request.progress.warn(calibration.note)
+    return QuantizationRequest(
+        method=request.method, calibration=calibration, checkpoint=network.checkpoint
+    )
 
 
 def _check_buildable(
@@ -173,14 +256,24 @@ def _check_buildable(
     quantization = build.quantization_type
     if quantization.value.startswith("fp"):
         progress.warn(
-            f"`quantization_type: {quantization}` is not computed by CPUs; building without it"
+            f"`quantization_type: {quantization}` is not computed by CPUs; building at 16 or 32 "
+            "bit: `weights_int8` and `smooth_quant` are what CPUs compute in 8 bit"
         )
-    elif quantization is not QuantizationType.NO_QUANT:
+    elif quantization not in {QuantizationType.NO_QUANT, *_METHODS}:
         raise UsageError(
             f"`quantization_type: {quantization}` cannot be built for CPUs",
-            hint="use `no_quant`, which computes in bf16 where the CPU can",
+            hint="use `no_quant`, or `weights_int8` or `smooth_quant` for 8 bit",
         )
     return build.checkpoint_repository
+
+
+def _check_8_bit(method: Method, backend: Backend) -> None:
+    if backend != "openvino":
+        raise UsageError(
+            f"`quantization_type: {method}` is not computed by `--backend {backend}`",
+            hint="leave `--backend` out, or write `quantization_type: no_quant`",
+        )
+    openvino.check_8_bit()
 
 
 def _warn_of_spec(
@@ -218,73 +311,6 @@ def _check(
         report = gate.compare()
     gate.pass_with(report)
     return manifest, report
-
-
-def _manifest(
-    loaded: LoadedConfig,
-    source: Source,
-    network: Network,
-    backend: Backend,
-    outputs: tuple[TensorInfo, ...],
-) -> Manifest:
-    spec = network.spec
-    build = loaded.config.trt_llm.build
-    resolved: dict[str, Any] = to_dict(_recorded_config(loaded))
-    return Manifest(
-        format_version=FORMAT_VERSION,
-        bei_version=__version__,
-        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        name=_name(source.repo),
-        source=source,
-        model=spec,
-        build=resolved["trt_llm"]["build"],
-        backend=backend,
-        precision=network.precision,
-        cpu_features=_BACKENDS[backend].cpu_features(network.precision),
-        inputs=graph_inputs(spec),
-        outputs=outputs,
-        limits=Limits(
-            max_num_tokens=build.max_num_tokens,
-            max_batch_size=build.max_batch_size,
-            max_input_length=min(spec.max_input_length, build.max_num_tokens),
-        ),
-        toolchain={"python": platform.python_version()}
-        | {name: importlib.metadata.version(name) for name in _BACKENDS[backend].TOOLCHAIN},
-        files={},
-        default_route=loaded.config.trt_llm.runtime.webserver_default_route,
-    )
-
-
-def _name(repo: str) -> str:
-    """Return the last part of a repository's name, without the ending of an archive."""
-    name = repo.rstrip("/").rsplit("/", 1)[-1]
-    return name.removesuffix(".tar.gz").removesuffix(".tgz") or repo
-
-
-def _source(repository: CheckpointRepository, checkpoint: Checkpoint) -> Source:
-    return Source(
-        kind=repository.source.value,
-        repo=public_repo(repository.repo),
-        revision=repository.revision,
-        resolved_revision=checkpoint.resolved_revision,
-    )
-
-
-def _write_config(staging: Path, loaded: LoadedConfig) -> None:
-    text = to_yaml(_recorded_config(loaded))
-    (staging / "config.yaml").write_text(text, encoding="utf-8")
-
-
-def _recorded_config(loaded: LoadedConfig) -> Config:
-    """Return the configuration as the engine carries it: without secrets, its path in full."""
-    config = public_config(loaded.config)
-    build = config.trt_llm.build
-    repository = loaded.config.trt_llm.build.checkpoint_repository
-    if repository.source is CheckpointSource.LOCAL:
-        # Relative to a file that lies elsewhere, it would lead nowhere.
-        path = repository.local_path(relative_to=loaded.path.parent)
-        build = replace(build, checkpoint_repository=replace(repository, repo=str(path)))
-    return replace(config, trt_llm=replace(config.trt_llm, build=build))
 
 
 @contextmanager

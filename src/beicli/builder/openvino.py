@@ -7,6 +7,7 @@ from beicli.artifact.manifest import OPENVINO_MODEL, Precision, TensorInfo
 from beicli.builder.backend import Network, Step
 from beicli.builder.graph import TORCH_HINT, export_onnx, failure_hint
 from beicli.errors import BuildError, UsageError
+from beicli.machine import this_machine
 from beicli.openvino_api import ov
 
 TOOLCHAIN: tuple[str, ...] = (
@@ -18,6 +19,8 @@ TOOLCHAIN: tuple[str, ...] = (
     "tokenizers",
     "numpy",
 )
+# Without one of these 8 bit is emulated, and slower than 32.
+_8_BIT_FEATURES = {"avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm"}
 
 
 def supports_bf16() -> bool:
@@ -41,6 +44,15 @@ def choose_precision(asked: Precision | None) -> Precision:
 def cpu_features(precision: Precision) -> tuple[str, ...]:
     """What a CPU must have to serve this precision, as the manifest states it."""
     return ("bf16",) if precision == "bf16" else ()
+
+
+def check_8_bit() -> None:
+    """Raise UsageError on a CPU that does not multiply in 8 bit."""
+    if not _8_BIT_FEATURES & set(this_machine().cpu_features):
+        raise UsageError(
+            "this CPU has no instructions that multiply in 8 bit (VNNI, AMX or dot products)",
+            hint="write `quantization_type: no_quant`, or build on a CPU that has them",
+        )
 
 
 def write_engine(network: Network, staging: Path, step: Step) -> tuple[TensorInfo, ...]:

@@ -40,7 +40,7 @@ def reference_outputs(
     classifiers, [num_tokens, num_labels] for token classifiers.
     Raises BuildError if a prompt does not fit the window, or a number is not finite.
     """
-    encoder = _SampleEncoder(load_tokenizer(checkpoint), spec, max_input_length)
+    encoder = SampleEncoder(load_tokenizer(checkpoint), spec, max_input_length)
     names = [tensor.name for tensor in graph_inputs(spec)]
     outputs = []
     with torch.no_grad():
@@ -58,7 +58,7 @@ def reference_outputs(
     return outputs
 
 
-class _SampleEncoder:
+class SampleEncoder:
     """Tokenises samples as transformers does for this model."""
 
     def __init__(self, tokenizer: Any, spec: ModelSpec, max_input_length: int) -> None:

@@ -128,6 +128,8 @@ _LEGACY = {
     QuantizationType.WEIGHTS_INT4_KV_INT8,
     QuantizationType.SMOOTH_QUANT,
 }
+# What the platform no longer builds for GPUs, CPUs compute.
+_ON_CPUS = {QuantizationType.WEIGHTS_INT8, QuantizationType.SMOOTH_QUANT}
 
 
 def truss_problems(source: ConfigSource, config: Config) -> Iterator[ConfigProblem]:
@@ -238,11 +240,14 @@ def _hardware(source: ConfigSource, config: Config) -> Iterator[ConfigProblem]:
             hint="write `quantization_type: fp8`, or name a B200",
             rule=FP4_NEEDS_BLACKWELL,
         )
-    if quantization in _LEGACY:
+    is_for_cpu = accelerator is None and quantization in _ON_CPUS
+    if quantization in _LEGACY and not is_for_cpu:
         yield source.problem(
             (*BUILD, "quantization_type"),
             f"`{quantization}` is of a generation of engines that is gone",
-            hint="write `no_quant`, or `fp8` for a GPU that has it",
+            hint="write `no_quant`, or `fp8` for a GPU that has it"
+            if accelerator
+            else "write `no_quant`, or `weights_int8` or `smooth_quant`, which CPUs compute",
             rule=LEGACY_QUANTIZATION,
         )
 

@@ -47,11 +47,15 @@ class OpenVinoEngine:
         # The hints of the IR's compile step: throughput comes from our own batches and slots,
         # so OpenVINO gets exactly as many streams as we have threads calling it.
         options = {
-            "INFERENCE_PRECISION_HINT": manifest.precision,
+            "INFERENCE_PRECISION_HINT": manifest.residual_precision,
             "NUM_STREAMS": str(slots),
             "INFERENCE_NUM_THREADS": str(threads),
             "ENABLE_CPU_PINNING": False,
         }
+        if manifest.quantization is not None:
+            options["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = str(
+                manifest.quantization.dynamic_group_size
+            )
         try:
             compiled = core.compile_model(
                 core.read_model(artifact.path / OPENVINO_MODEL), "CPU", options
@@ -112,7 +116,7 @@ def default_num_slots(num_threads: int) -> int:
 
 
 def _check_precision(core: ov.Core, manifest: Manifest) -> None:
-    if manifest.precision == "f32":
+    if manifest.residual_precision == "f32":
         return
     capabilities = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     if "BF16" not in capabilities:

@@ -24,7 +24,11 @@ READY_MAX_AGE_S = 30.0
 # Below the six seconds that the Baseten Performance Client gives a health check.
 READY_TIMEOUT_S = 5.0
 
-_DTYPE_NAMES: Mapping[Precision, str] = {"bf16": "bfloat16", "f32": "float32"}
+_DTYPE_NAMES: Mapping[Precision, str] = {
+    "bf16": "bfloat16",
+    "f32": "float32",
+    "int8": "int8",
+}
 
 _CLASSIFIER_NAMES: Mapping[Task, str] = {
     Task.CLASSIFICATION: "classifier",
