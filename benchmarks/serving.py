@@ -36,7 +36,8 @@ from sentence_transformers import SentenceTransformer
 from beicli.artifact.directory import EngineArtifact
 from beicli.engine.base import Engine
 from beicli.engine.batch import Batch, TokenSequence
-from beicli.engine.load import EngineOptions, load_engine
+from beicli.engine.load import load_engine
+from beicli.engine.options import EngineOptions
 from beicli.machine import available_cpus
 from beicli.pipeline.loaded_engine import open_tokenizer
 

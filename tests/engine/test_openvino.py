@@ -16,12 +16,13 @@ from tests.engine.damage import damaged, truncate
 
 from beicli.artifact.directory import EngineArtifact
 from beicli.engine.batch import Float32, Int32
-from beicli.engine.load import EngineOptions, load_engine
+from beicli.engine.load import load_engine
 from beicli.engine.openvino import (
     PREFERRED_NUM_TOKENS,
     OpenVinoEngine,
     default_num_slots,
 )
+from beicli.engine.options import EngineOptions
 from beicli.errors import ArtifactError
 
 TOLERANCE = 1e-5
@@ -29,7 +30,7 @@ TOLERANCE = 1e-5
 
 @pytest.fixture(scope="module")
 def engine(artifact: EngineArtifact) -> Iterator[OpenVinoEngine]:
-    loaded = OpenVinoEngine.load(artifact, num_slots=2, num_threads=2)
+    loaded = OpenVinoEngine.load(artifact, EngineOptions(num_slots=2, num_threads=2))
     yield loaded
     loaded.close()
 
@@ -67,7 +68,7 @@ def test_the_order_of_a_batch_is_the_order_of_its_rows(
 def test_a_larger_batch_may_follow_a_smaller_one_on_the_same_slot(
     artifact: EngineArtifact, sequences: list[Int32]
 ) -> None:
-    engine = OpenVinoEngine.load(artifact, num_slots=1, num_threads=1)
+    engine = OpenVinoEngine.load(artifact, EngineOptions(num_slots=1, num_threads=1))
 
     rows = [run(engine, *sequences[:count])[0] for count in (1, 2, 9, 3, 20)]
 
@@ -78,7 +79,7 @@ def test_a_larger_batch_may_follow_a_smaller_one_on_the_same_slot(
 def test_a_result_is_not_overwritten_by_the_next_call(
     artifact: EngineArtifact, sequences: list[Int32]
 ) -> None:
-    engine = OpenVinoEngine.load(artifact, num_slots=1, num_threads=1)
+    engine = OpenVinoEngine.load(artifact, EngineOptions(num_slots=1, num_threads=1))
     first = run(engine, *sequences[:4])
     before = first.copy()
 
@@ -118,7 +119,9 @@ def test_calls_at_the_same_time_each_get_their_own_result(
 
 
 def test_a_slot_is_free_again_after_a_call_that_failed() -> None:
-    engine = OpenVinoEngine(compile_sum_of_two_tokens(), MANIFEST, num_slots=1)
+    engine = OpenVinoEngine(
+        compile_sum_of_two_tokens(), MANIFEST, num_slots=1, preferred_num_tokens=64
+    )
     two, three = np.array([5, 6], dtype=np.int32), np.array([5, 6, 7], dtype=np.int32)
 
     for _ in range(2):
@@ -221,7 +224,7 @@ def test_a_graph_that_openvino_cannot_read_is_an_artifact_error(
 def test_closing_an_engine_leaves_others_alone(
     artifact: EngineArtifact, engine: OpenVinoEngine, sequences: list[Int32]
 ) -> None:
-    other = OpenVinoEngine.load(artifact, num_slots=1, num_threads=1)
+    other = OpenVinoEngine.load(artifact, EngineOptions(num_slots=1, num_threads=1))
     expected = run(other, sequences[0])
 
     other.close()
@@ -235,7 +238,8 @@ from pathlib import Path
 import numpy as np
 from beicli.artifact.directory import EngineArtifact
 from beicli.engine.batch import Batch
-from beicli.engine.load import EngineOptions, load_engine
+from beicli.engine.load import load_engine
+from beicli.engine.options import EngineOptions
 
 engine = load_engine(EngineArtifact.open(Path(sys.argv[1])), EngineOptions(num_slots=2))
 # Threads that change places after every step meet inside the first call more often than not.

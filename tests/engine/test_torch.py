@@ -26,7 +26,8 @@ from beicli.artifact.manifest import Precision
 from beicli.builder import torch as torch_backend
 from beicli.builder.backend import Network
 from beicli.engine.batch import Batch, Float32, Int32, TokenSequence
-from beicli.engine.load import EngineOptions, load_engine
+from beicli.engine.load import load_engine
+from beicli.engine.options import EngineOptions
 from beicli.engine.torch import PREFERRED_NUM_TOKENS, TorchEngine
 from beicli.errors import ArtifactError
 from beicli.model.inspect import inspect_checkpoint
@@ -72,7 +73,7 @@ def artifact(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture(scope="module")
 def engine(artifact: EngineArtifact) -> Iterator[TorchEngine]:
-    loaded = TorchEngine.load(artifact, num_slots=2, num_threads=2)
+    loaded = TorchEngine.load(artifact, EngineOptions(num_slots=2, num_threads=2))
     yield loaded
     loaded.close()
 
@@ -170,7 +171,7 @@ def test_token_types_reach_a_network_that_tells_texts_apart(tmp_path: Path) -> N
 def test_calls_at_the_same_time_each_get_their_own_result(
     artifact: EngineArtifact, sequences: list[Int32], num_slots: int
 ) -> None:
-    engine = TorchEngine.load(artifact, num_slots=num_slots, num_threads=2)
+    engine = TorchEngine.load(artifact, EngineOptions(num_slots=num_slots, num_threads=2))
     expected = run(engine, *sequences)
     barrier = threading.Barrier(2)
 
@@ -203,7 +204,9 @@ def test_one_slot_is_never_in_two_calls_at_once(artifact: EngineArtifact) -> Non
 
     module.register_forward_pre_hook(count)
     module.register_forward_hook(uncount)
-    engine = TorchEngine(module, artifact.manifest, num_slots=1, num_threads=1)
+    engine = TorchEngine(
+        module, artifact.manifest, num_slots=1, num_threads=1, preferred_num_tokens=64
+    )
 
     with ThreadPoolExecutor(3) as executor:
         list(executor.map(lambda _: run(engine, np.array([7], dtype=np.int32)), range(6)))
@@ -212,7 +215,7 @@ def test_one_slot_is_never_in_two_calls_at_once(artifact: EngineArtifact) -> Non
 
 
 def test_a_slot_is_free_again_after_a_call_that_failed(artifact: EngineArtifact) -> None:
-    engine = TorchEngine.load(artifact, num_slots=1, num_threads=1)
+    engine = TorchEngine.load(artifact, EngineOptions(num_slots=1, num_threads=1))
     unknown = np.array([artifact.manifest.model.vocab_size], dtype=np.int32)
 
     for _ in range(2):
@@ -229,7 +232,7 @@ def test_a_slot_is_free_again_after_a_call_that_failed(artifact: EngineArtifact)
 def test_threads_are_shared_out_over_slots_in_the_thread_that_computes(
     artifact: EngineArtifact, num_slots: int | None, num_threads: int, threads_of_a_pass: int
 ) -> None:
-    engine = TorchEngine.load(artifact, num_slots=num_slots, num_threads=num_threads)
+    engine = TorchEngine.load(artifact, EngineOptions(num_slots=num_slots, num_threads=num_threads))
 
     def call() -> tuple[int, int]:
         # Computes first with another number, as a thread does that also serves something else.
@@ -275,7 +278,7 @@ def cosine(a: Float32, b: Float32) -> float:
 def test_a_bf16_engine_computes_in_bf16_and_gives_float32(tmp_path: Path) -> None:
     checkpoint = save_checkpoint(tmp_path / "qwen3", tiny_qwen3(), pooling="lasttoken")
     engine = TorchEngine.load(
-        write_artifact(checkpoint, tmp_path / "engine", "bf16"), num_slots=None, num_threads=1
+        write_artifact(checkpoint, tmp_path / "engine", "bf16"), EngineOptions(num_threads=1)
     )
     ids = np.arange(5, 45, dtype=np.int32)
 
@@ -362,7 +365,7 @@ def test_without_the_build_extra_the_error_says_how_to_install_it(
 def test_closing_an_engine_leaves_others_alone(
     artifact: EngineArtifact, engine: TorchEngine, sequences: list[Int32]
 ) -> None:
-    other = TorchEngine.load(artifact, num_slots=1, num_threads=1)
+    other = TorchEngine.load(artifact, EngineOptions(num_slots=1, num_threads=1))
     expected = run(other, sequences[0])
 
     other.close()

@@ -6,7 +6,7 @@ of it only what is in the directory.
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,6 +19,7 @@ from beicli.artifact.manifest import (
     Manifest,
     Precision,
     Source,
+    Tuning,
 )
 from beicli.artifact.report import AccuracyReport
 from beicli.builder import openvino, torch
@@ -28,6 +29,7 @@ from beicli.builder.describe import (
     describe_fallback,
     describe_module,
     describe_spec,
+    describe_tuning,
 )
 from beicli.builder.gate import AccuracyGate, Compute
 from beicli.builder.memory import check_memory
@@ -54,6 +56,8 @@ from beicli.modeling.onnx_network import fit_spec
 from beicli.sources.checkpoint import fetch_checkpoint
 
 _BACKENDS: Mapping[Backend, EngineBackend] = {"openvino": openvino, "torch": torch}
+# Measures an engine directory, in one of these precisions where there are any to choose from.
+Tune = Callable[[EngineArtifact, Sequence[Precision]], tuple[Precision, Tuning]]
 _METHODS: Mapping[QuantizationType, Method] = {
     QuantizationType.WEIGHTS_INT8: "weights_int8",
     QuantizationType.SMOOTH_QUANT: "smooth_quant",
@@ -67,6 +71,7 @@ class BuildOptions:
     backend: None takes the one for the configured accelerator.
     precision: None takes what the backend chooses; its bf16 only if the gate finds it close.
     pooling: None takes the checkpoint's own.
+    tune: measures the finished engine and records how it is fastest here; None does not.
     """
 
     output: Path
@@ -75,6 +80,7 @@ class BuildOptions:
     backend: Backend | None = None
     precision: Precision | None = None
     pooling: Pooling | None = None
+    tune: Tune | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +136,17 @@ def build_engine(
                 make_gate=partial(_make_gate, request, network, staging, manifest),
                 step=request.step,
             )
+        if options.tune is not None:
+            may_choose = options.precision is None and manifest.precision == "bf16"
+            judged = manifest.precision
+            with request.step("Tuned") as say:
+                manifest = _tuned(staging, manifest, options.tune, may_choose=may_choose)
+                say(describe_tuning(manifest))
+            if manifest.precision != judged:
+                seal_artifact(staging, manifest)
+                manifest, report = _judge(
+                    replace(request, precision=manifest.precision), network, staging, manifest
+                )
         manifest = seal_artifact(staging, manifest)
     return BuildResult(EngineArtifact(options.output, manifest), report)
 
@@ -236,6 +253,19 @@ def _choose_calibration(request: _Request, network: Network) -> QuantizationRequ
     return QuantizationRequest(
         method=request.method, calibration=calibration, checkpoint=network.checkpoint
     )
+
+
+def _tuned(staging: Path, manifest: Manifest, tune: Tune, *, may_choose: bool) -> Manifest:
+    """Have the engine measured, in float32 too if nobody asked for a precision.
+
+    On a CPU that is no slower in float32 there is no reason to give up any of it.
+    """
+    precisions: tuple[Precision, ...] = ("f32", manifest.precision) if may_choose else ()
+    precision, tuning = tune(EngineArtifact(staging, manifest), precisions)
+    if precision != manifest.precision:
+        features = _BACKENDS[manifest.backend].cpu_features(precision)
+        manifest = replace(manifest, precision=precision, cpu_features=features)
+    return replace(manifest, tuning=tuning)
 
 
 def _check_buildable(

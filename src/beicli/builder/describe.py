@@ -1,5 +1,6 @@
 """What a build says of its steps, one line each."""
 
+from beicli.artifact.manifest import Manifest
 from beicli.artifact.report import (
     MAX_SCORE_DIFFERENCE_UNASKED,
     AccuracyReport,
@@ -47,6 +48,18 @@ def describe_fallback(report: AccuracyReport) -> str:
         f"{report.precision} would move a score by {report.max_difference:.4f}, and more than "
         f"{MAX_SCORE_DIFFERENCE_UNASKED} has to be asked for, so this is in f32; "
         f"`--precision {report.precision}` is faster"
+    )
+
+
+def describe_tuning(manifest: Manifest) -> str:
+    """Return what was found fastest, and how fast that is."""
+    tuning = manifest.tuning
+    assert tuning is not None, "it was tuned"
+    slots = "1 slot" if tuning.num_slots == 1 else f"{tuning.num_slots} slots"
+    threads = "1 thread" if tuning.num_threads == 1 else f"{tuning.num_threads} threads"
+    return (
+        f"{manifest.precision}, {slots} on {threads}, batches of "
+        f"{tuning.preferred_num_tokens:,} tokens: {tuning.tokens_per_second:,.0f} tokens/s"
     )
 
 

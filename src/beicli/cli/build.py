@@ -36,6 +36,15 @@ def build(
             "score by more than 0.0015, and f32 with torch.",
         ),
     ] = "auto",
+    tune: Annotated[
+        bool,
+        typer.Option(
+            "--tune",
+            envvar="BEI_TUNE",
+            help="Measure, for half a minute or so, how the engine is fastest on this machine: "
+            "slots, the size of a batch and, with --precision auto, whether f32 is as fast.",
+        ),
+    ] = False,
     pooling: Annotated[
         Literal["cls", "max", "mean", "mean_sqrt_len", "weighted_mean", "last_token", "splade"]
         | None,
@@ -70,6 +79,7 @@ def build(
     from beicli.model.rerank_templates import template_name
     from beicli.model.spec import Pooling
     from beicli.pipeline.pipeline import compute_outputs
+    from beicli.pipeline.tuning import tune as tune_engine
 
     # A terminated build cleans up as an interrupted one does.
     signal.signal(signal.SIGTERM, _raise_interrupt)
@@ -80,6 +90,7 @@ def build(
         backend=backend,
         precision=None if precision == "auto" else precision,
         pooling=None if pooling is None else Pooling(pooling),
+        tune=tune_engine if tune else None,
     )
     for problem in loaded.warnings:
         print_warning(str(problem), problem.hint)
@@ -102,6 +113,8 @@ def build(
                 "precision": manifest.precision,
                 "source": asdict(manifest.source),
                 "limits": asdict(manifest.limits),
+                "quantization": manifest.quantization and asdict(manifest.quantization),
+                "tuning": manifest.tuning and asdict(manifest.tuning),
                 "report": asdict(result.report),
             }
         )

@@ -1,12 +1,15 @@
 """`bei serve`: an engine directory over HTTP."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from beicli.cli.api_keys import read_api_keys
-from beicli.cli.console import say
+from beicli.cli.console import print_warning, say
+
+if TYPE_CHECKING:
+    from beicli.artifact.manifest import Manifest
 
 
 def serve(
@@ -79,7 +82,7 @@ def serve(
     from beicli.artifact.directory import EngineArtifact
 
     artifact = EngineArtifact.open(engine)
-    from beicli.engine.load import EngineOptions
+    from beicli.engine.options import EngineOptions
     from beicli.server.options import ServerOptions
     from beicli.server.run import run_server
 
@@ -97,6 +100,7 @@ def serve(
         engine=EngineOptions(num_slots=num_slots, num_threads=num_threads),
     )
     manifest = artifact.manifest
+    _warn_of_another_machine(manifest)
 
     def announce(url: str) -> None:
         name = served_model_name or manifest.name
@@ -106,6 +110,20 @@ def serve(
         )
 
     run_server(artifact, options, on_ready=announce)
+
+
+def _warn_of_another_machine(manifest: "Manifest") -> None:
+    """Say in what this machine is not the one that an engine was tuned on."""
+    from beicli.machine import this_machine
+
+    if manifest.tuning is None:
+        return
+    differences = this_machine().differences(manifest.tuning.machine)
+    if differences:
+        print_warning(
+            f"this engine was tuned on another machine: {'; '.join(differences)}",
+            "slots and batches are the usual ones instead; tune it here with `bei build --tune`",
+        )
 
 
 def _read_api_keys(api_key: str | None, file: Path | None) -> tuple[str, ...]:

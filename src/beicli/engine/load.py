@@ -1,36 +1,23 @@
 """Opens the right engine for an engine directory."""
 
-from dataclasses import dataclass
 from typing import Protocol
 
 from beicli.artifact.directory import EngineArtifact
 from beicli.artifact.manifest import Backend
 from beicli.engine.base import Engine
+from beicli.engine.options import EngineOptions, tuned_options
 from beicli.errors import ArtifactError
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineOptions:
-    """How an engine uses this machine.
-
-    num_slots: forward passes at the same time; None takes what suits the backend and the CPUs.
-    num_threads: CPU threads over all slots; None takes every CPU this process may use.
-    """
-
-    num_slots: int | None = None
-    num_threads: int | None = None
+from beicli.machine import this_machine
 
 
 def load_engine(artifact: EngineArtifact, options: EngineOptions) -> Engine:
     """Load the compiled model of `artifact`; raises ArtifactError if this machine cannot."""
     engine = _engine_class(artifact.manifest.backend)
-    return engine.load(artifact, num_slots=options.num_slots, num_threads=options.num_threads)
+    return engine.load(artifact, tuned_options(artifact.manifest, options, this_machine()))
 
 
 class _EngineClass(Protocol):
-    def load(
-        self, artifact: EngineArtifact, *, num_slots: int | None, num_threads: int | None
-    ) -> Engine: ...
+    def load(self, artifact: EngineArtifact, options: EngineOptions) -> Engine: ...
 
 
 def _engine_class(backend: Backend) -> _EngineClass:

@@ -9,6 +9,7 @@ import numpy as np
 from beicli.artifact.directory import EngineArtifact
 from beicli.artifact.manifest import OPENVINO_MODEL, TOKEN_OUTPUTS, Manifest
 from beicli.engine.batch import Batch, EngineOutput, Float32, TokenSequence, padded_inputs
+from beicli.engine.options import EngineOptions
 from beicli.errors import ArtifactError
 from beicli.machine import available_cpus
 from beicli.openvino_api import ov
@@ -22,12 +23,19 @@ PREFERRED_NUM_TOKENS = 1024
 class OpenVinoEngine:
     """A compiled OpenVINO model; `forward` may be called from `num_slots` threads."""
 
-    def __init__(self, compiled: ov.CompiledModel, manifest: Manifest, *, num_slots: int) -> None:
+    def __init__(
+        self,
+        compiled: ov.CompiledModel,
+        manifest: Manifest,
+        *,
+        num_slots: int,
+        preferred_num_tokens: int,
+    ) -> None:
         self._model = manifest.model
         names = [output.name for output in manifest.outputs]
         self._pooled = next((name for name in names if name not in TOKEN_OUTPUTS), None)
         self._tokens = next((name for name in names if name in TOKEN_OUTPUTS), None)
-        self._preferred_num_tokens = min(PREFERRED_NUM_TOKENS, manifest.limits.max_num_tokens)
+        self._preferred_num_tokens = preferred_num_tokens
         self._num_slots = num_slots
         self._compiled: ov.CompiledModel | None = compiled
         self._free: queue.SimpleQueue[ov.InferRequest] = queue.SimpleQueue()
@@ -35,37 +43,41 @@ class OpenVinoEngine:
             self._free.put(compiled.create_infer_request())
 
     @classmethod
-    def load(
-        cls, artifact: EngineArtifact, *, num_slots: int | None, num_threads: int | None
-    ) -> Self:
+    def load(cls, artifact: EngineArtifact, options: EngineOptions) -> Self:
         """Compile the IR for this CPU in the precision its manifest names."""
         manifest = artifact.manifest
         core = ov.Core()
         _check_precision(core, manifest)
-        threads = num_threads or available_cpus()
-        slots = num_slots or default_num_slots(threads)
+        threads = options.num_threads or available_cpus()
+        slots = options.num_slots or default_num_slots(threads)
+        preferred = options.preferred_num_tokens or PREFERRED_NUM_TOKENS
         # The hints of the IR's compile step: throughput comes from our own batches and slots,
         # so OpenVINO gets exactly as many streams as we have threads calling it.
-        options = {
+        properties = {
             "INFERENCE_PRECISION_HINT": manifest.residual_precision,
             "NUM_STREAMS": str(slots),
             "INFERENCE_NUM_THREADS": str(threads),
             "ENABLE_CPU_PINNING": False,
         }
         if manifest.quantization is not None:
-            options["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = str(
+            properties["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = str(
                 manifest.quantization.dynamic_group_size
             )
         try:
             compiled = core.compile_model(
-                core.read_model(artifact.path / OPENVINO_MODEL), "CPU", options
+                core.read_model(artifact.path / OPENVINO_MODEL), "CPU", properties
             )
         except RuntimeError as error:
             raise ArtifactError(
                 f"OpenVINO cannot compile `{artifact.path / OPENVINO_MODEL}`: {error}",
                 hint="rebuild the engine with `bei build` on this machine",
             ) from error
-        engine = cls(compiled, manifest, num_slots=slots)
+        engine = cls(
+            compiled,
+            manifest,
+            num_slots=slots,
+            preferred_num_tokens=min(preferred, manifest.limits.max_num_tokens),
+        )
         # Now, while one thread has the engine: the bindings set themselves up at their first call,
         # and two first calls at once wait for each other for ever (OpenVINO 2026.4).
         for _ in range(slots):

@@ -9,6 +9,7 @@ import torch
 from beicli.artifact.directory import EngineArtifact
 from beicli.artifact.manifest import TOKEN_OUTPUTS, TORCH_CHECKPOINT, Manifest, Precision
 from beicli.engine.batch import Batch, EngineOutput, Float32, padded_inputs
+from beicli.engine.options import EngineOptions
 from beicli.errors import ArtifactError, BeiError
 from beicli.machine import available_cpus
 from beicli.modeling.loading import load_module
@@ -24,31 +25,42 @@ class TorchEngine:
     """A loaded network; `forward` may be called from `num_slots` threads."""
 
     def __init__(
-        self, module: TaskModule, manifest: Manifest, *, num_slots: int, num_threads: int
+        self,
+        module: TaskModule,
+        manifest: Manifest,
+        *,
+        num_slots: int,
+        num_threads: int,
+        preferred_num_tokens: int,
     ) -> None:
         """num_threads: of one slot."""
         self._module: TaskModule | None = module
         self._model = manifest.model
         self._input_names = [tensor.name for tensor in graph_inputs(manifest.model)]
         self._output_names = module.output_names
-        self._preferred_num_tokens = min(PREFERRED_NUM_TOKENS, manifest.limits.max_num_tokens)
+        self._preferred_num_tokens = preferred_num_tokens
         self._num_slots = num_slots
         self._num_threads = num_threads
         self._free = threading.Semaphore(num_slots)
 
     @classmethod
-    def load(
-        cls, artifact: EngineArtifact, *, num_slots: int | None, num_threads: int | None
-    ) -> Self:
+    def load(cls, artifact: EngineArtifact, options: EngineOptions) -> Self:
         """Load the checkpoint inside, in the precision its manifest names."""
         manifest = artifact.manifest
         module = _load_module(artifact)
         convert(module, _DTYPES[manifest.precision])
         # One pass at a time has every thread: torch shares out its products, and two passes side by
         # side would hold the activations of both.
-        slots = num_slots or 1
-        threads = max((num_threads or available_cpus()) // slots, 1)
-        return cls(module, manifest, num_slots=slots, num_threads=threads)
+        slots = options.num_slots or 1
+        threads = max((options.num_threads or available_cpus()) // slots, 1)
+        preferred = options.preferred_num_tokens or PREFERRED_NUM_TOKENS
+        return cls(
+            module,
+            manifest,
+            num_slots=slots,
+            num_threads=threads,
+            preferred_num_tokens=min(preferred, manifest.limits.max_num_tokens),
+        )
 
     @property
     def num_slots(self) -> int:

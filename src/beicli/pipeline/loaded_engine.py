@@ -13,7 +13,8 @@ from beicli.artifact.directory import EngineArtifact
 from beicli.artifact.manifest import Manifest
 from beicli.engine.base import Engine
 from beicli.engine.batch import Float32, TokenSequence
-from beicli.engine.load import EngineOptions, load_engine
+from beicli.engine.load import load_engine
+from beicli.engine.options import EngineOptions
 from beicli.errors import EmptyInputError, EngineError
 from beicli.machine import available_cpus
 from beicli.model.spec import ModelSpec, Task

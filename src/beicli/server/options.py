@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from beicli.engine.load import EngineOptions
+from beicli.engine.options import EngineOptions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
