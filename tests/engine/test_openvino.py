@@ -21,6 +21,7 @@ from beicli.engine.openvino import (
     PREFERRED_NUM_TOKENS,
     OpenVinoEngine,
     default_num_slots,
+    round_up_length,
 )
 from beicli.engine.options import EngineOptions
 from beicli.errors import ArtifactError
@@ -119,8 +120,10 @@ def test_calls_at_the_same_time_each_get_their_own_result(
 
 
 def test_a_slot_is_free_again_after_a_call_that_failed() -> None:
+    limits = replace(MANIFEST.limits, max_input_length=2)
+    no_padding = replace(MANIFEST, limits=limits)
     engine = OpenVinoEngine(
-        compile_sum_of_two_tokens(), MANIFEST, num_slots=1, preferred_num_tokens=64
+        compile_sum_of_two_tokens(), no_padding, num_slots=1, preferred_num_tokens=64
     )
     two, three = np.array([5, 6], dtype=np.int32), np.array([5, 6, 7], dtype=np.int32)
 
@@ -265,3 +268,22 @@ def test_two_first_calls_at_once_do_not_wait_for_each_other(
     done = subprocess.run([sys.executable, "-c", FIRST_CALLS, artifact.path], check=False)
 
     assert done.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("num_tokens", "expected"),
+    [(1, 4), (4, 4), (5, 8), (16, 16), (17, 24), (33, 40), (64, 64), (65, 80), (500, 512)],
+)
+def test_lengths_go_up_in_steps_that_attention_computes_at_once(
+    num_tokens: int, expected: int
+) -> None:
+    assert round_up_length(num_tokens) == expected
+
+
+def test_no_batch_is_padded_beyond_what_an_input_may_have(engine: OpenVinoEngine) -> None:
+    # Beyond it a checkpoint may have no positions.
+    limit = MANIFEST.limits.max_input_length
+
+    assert engine.padded_length(3) == 4
+    assert engine.padded_length(limit) == limit
+    assert engine.padded_length(limit - 1) == limit

@@ -18,6 +18,13 @@ class Engine(Protocol):
     @property
     def preferred_num_tokens(self) -> int: ...
 
+    def padded_length(self, num_tokens: int) -> int:
+        """Return to what length a batch is padded whose longest sequence has `num_tokens`.
+
+        Never less than those, and never beyond what one input may have.
+        """
+        ...
+
     def forward(self, batch: Batch) -> EngineOutput:
         """Run one batch to its end; called from up to `num_slots` threads at once.
 

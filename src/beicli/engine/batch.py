@@ -67,10 +67,18 @@ class Batch:
     def num_tokens(self) -> int:
         return len(self.input_ids)
 
-    def is_token(self) -> NDArray[np.bool_]:
-        """Where the padded batch has tokens; [num_sequences, longest], padded right."""
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest sequence."""
+        return int(np.diff(self.cu_seqlens).max())
+
+    def is_token(self, padded_length: int | None = None) -> NDArray[np.bool_]:
+        """Where the padded batch has tokens; [num_sequences, padded_length], padded right.
+
+        padded_length: None is that of the longest sequence.
+        """
         lengths = np.diff(self.cu_seqlens)
-        positions = np.arange(int(lengths.max()), dtype=np.int32)
+        positions = np.arange(padded_length or self.longest, dtype=np.int32)
         is_token: NDArray[np.bool_] = positions < lengths[:, None]
         return is_token
 

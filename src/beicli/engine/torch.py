@@ -70,6 +70,9 @@ class TorchEngine:
     def preferred_num_tokens(self) -> int:
         return self._preferred_num_tokens
 
+    def padded_length(self, num_tokens: int) -> int:
+        return num_tokens
+
     def forward(self, batch: Batch) -> EngineOutput:
         """Run one batch, when one of the slots is free."""
         assert self._module is not None, "no forward follows close"
