@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 from tests.model.checkpoint_folder import BERT_CONFIG, change_json, write_checkpoint, write_json
 
 from beicli.config.load import load_config
-from beicli.config.schema import Config
+from beicli.config.schema import Config, QuantizationType
 from beicli.model.weights import list_files
 from beicli.validation import checkpoint as checkpoint_module
 from beicli.validation.checkpoint import (
@@ -257,6 +257,18 @@ def test_every_backend_is_estimated(checkpoint: Path) -> None:
         ("tensorrt", "fp16"),
     ]
     assert all(e["memory_bytes"] > e["engine_bytes"] > 0 for e in estimates)
+
+
+def test_an_engine_in_8_bit_is_estimated_as_such(checkpoint: Path) -> None:
+    config = config_of(checkpoint)
+    in_16_bit = check_checkpoint(config, listing(checkpoint)).facts["estimates"][0]
+    build = replace(config.trt_llm.build, quantization_type=QuantizationType.SMOOTH_QUANT)
+    config = replace(config, trt_llm=replace(config.trt_llm, build=build))
+
+    estimates = check_checkpoint(config, listing(checkpoint)).facts["estimates"]
+
+    assert [e["precision"] for e in estimates if e["backend"] == "openvino"] == ["int8"]
+    assert estimates[0]["engine_bytes"] * 4 == in_16_bit["engine_bytes"]
 
 
 @pytest.mark.models

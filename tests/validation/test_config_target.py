@@ -100,6 +100,12 @@ CASES: list[tuple[str, list[str], str, str | None]] = [
         "`weights_int4` is of a generation of engines that is gone",
     ),
     (
+        "legacy-quantization",
+        ["trt_llm.build.quantization_type=smooth_quant", "resources.accelerator=L4"],
+        "trt_llm.build.quantization_type",
+        "`smooth_quant` is of a generation of engines that is gone",
+    ),
+    (
         "kv-cache-type-on-encoder",
         ["trt_llm.build.base_model=encoder", "trt_llm.build.quantization_type=fp8_kv"],
         "trt_llm.build.quantization_type",

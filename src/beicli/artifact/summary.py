@@ -31,11 +31,13 @@ def summarise(manifest: Manifest, report: AccuracyReport | None) -> dict[str, An
         "architecture": manifest.model.architecture,
         **{key: model[key] for key in _model_keys(manifest)},
         "precision": manifest.precision,
+        **_quantization(manifest),
         "backend": manifest.backend,
         "cpu_features": list(manifest.cpu_features),
         **limits,
         "prompts": dict(manifest.model.prompts),
         "default_route": manifest.default_route,
+        "tuning": None if manifest.tuning is None else asdict(manifest.tuning),
         "accuracy": None if report is None else report.summary,
         "source": asdict(manifest.source),
         "created_at": manifest.created_at,
@@ -69,6 +71,23 @@ def differences(
         if place not in _INCIDENTAL
         and left_values.get(place, _ABSENT) != right_values.get(place, _ABSENT)
     ]
+
+
+def _quantization(manifest: Manifest) -> dict[str, str]:
+    """Say what of an engine is in 8 bit; the names of its products are in the manifest."""
+    found = manifest.quantization
+    if found is None:
+        return {}
+    counts = {
+        "with fixed scales": len(found.static),
+        "scaled by token": len(found.dynamic),
+        f"left in {found.residual_precision}": len(found.kept),
+    }
+    products = ", ".join(f"{count:,} {words}" for words, count in counts.items() if count)
+    return {
+        "quantization": f"{found.method}, {found.quantized_fraction:.0%} of the multiplications in "
+        f"8 bit; products: {products}; calibrated on {found.calibration}"
+    }
 
 
 def _model_keys(manifest: Manifest) -> tuple[str, ...]:

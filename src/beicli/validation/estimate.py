@@ -10,8 +10,9 @@ _MB = 1_000_000
 # Measured with `bei serve` on MiniLM (22.7 M parameters) and a small XLM-R (39.8 M): the process
 # without a model, and bytes a parameter: the float32 IR, mapped, and what the plugin makes of it.
 _PROCESS_BYTES = 80 * _MB
-_OPENVINO_BYTES_PER_WEIGHT = {"bf16": 9, "f32": 10}
-_IR_BYTES_PER_WEIGHT = 4
+_OPENVINO_BYTES_PER_WEIGHT = {"bf16": 9, "f32": 10, "int8": 7}
+_IR_BYTES_PER_WEIGHT = {"bf16": 4, "f32": 4, "int8": 1}
+_IN_8_BIT = {QuantizationType.WEIGHTS_INT8, QuantizationType.SMOOTH_QUANT}
 # A CPU's batches are cut where throughput stops growing, in two slots.
 _CPU_TOKENS_AT_ONCE = 4096
 _TENSORRT_BYTES_PER_WEIGHT = {"fp16": 2.0, "fp8": 1.0, "fp4": 0.5}
@@ -44,11 +45,13 @@ def estimate_sizes(
 
 def _on_cpu(config: Config, spec: ModelSpec, num_parameters: int) -> Iterator[SizeEstimate]:
     num_tokens = min(config.trt_llm.build.max_num_tokens, _CPU_TOKENS_AT_ONCE)
-    for precision, bytes_per_weight in _OPENVINO_BYTES_PER_WEIGHT.items():
+    is_8_bit = config.trt_llm.build.quantization_type in _IN_8_BIT
+    for precision in ("int8",) if is_8_bit else ("bf16", "f32"):
+        bytes_per_weight = _OPENVINO_BYTES_PER_WEIGHT[precision]
         yield SizeEstimate(
             backend="openvino",
             precision=precision,
-            engine_bytes=_IR_BYTES_PER_WEIGHT * num_parameters,
+            engine_bytes=_IR_BYTES_PER_WEIGHT[precision] * num_parameters,
             memory_bytes=_PROCESS_BYTES
             + bytes_per_weight * num_parameters
             + _activation_bytes(spec, num_tokens, bytes_per_value=4),
