@@ -30,6 +30,7 @@ class EmbeddingsServer:
     payloads: list[dict[str, Any]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
     connections: set[int] = field(default_factory=set)
+    metrics_page: str | None = None
     texts_in_flight: list[str] = field(default_factory=list)
     max_requests_in_flight: int = 0
     saw_a_text_twice_at_once: bool = False
@@ -121,11 +122,30 @@ async def stuck_after_the_first(payload: dict[str, Any], number: int) -> web.Res
     return await (good if number == 0 else stuck)(payload, number)
 
 
+async def reranked(payload: dict[str, Any], _number: int) -> web.Response:
+    """Best first, and the longest text is the best."""
+    scores = [len(text) / 10_000 for text in payload["texts"]]
+    ranks = sorted(enumerate(scores), key=lambda item: -item[1])
+    answer = json_response([{"index": index, "score": score} for index, score in ranks])
+    answer.headers["x-compute-tokens"] = str(10 * len(scores))
+    return answer
+
+
+async def predicted(payload: dict[str, Any], _number: int) -> web.Response:
+    labels = [{"score": 0.75, "label": "good"}, {"score": 0.25, "label": "bad"}]
+    return json_response([labels for _ in payload["inputs"]])
+
+
+async def with_entities(payload: dict[str, Any], _number: int) -> web.Response:
+    found = {"token": "x", "token_id": 7, "start": 0, "end": 2, "results": {"PER": 0.9}}
+    return json_response([[found] if len(text) > 100 else [] for (text,) in payload["inputs"]])
+
+
 @contextmanager
-def serve(behaviour: Behaviour) -> Iterator[EmbeddingsServer]:
+def serve(behaviour: Behaviour, *, path: str = "/v1/embeddings") -> Iterator[EmbeddingsServer]:
     """Serve until the block is left."""
     loop = asyncio.new_event_loop()
-    runner, server = loop.run_until_complete(_start(behaviour))
+    runner, server = loop.run_until_complete(_start(behaviour, path))
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
 
@@ -142,12 +162,17 @@ def serve(behaviour: Behaviour) -> Iterator[EmbeddingsServer]:
         loop.close()
 
 
-async def _start(behaviour: Behaviour) -> tuple[web.AppRunner, EmbeddingsServer]:
+async def _start(behaviour: Behaviour, path: str) -> tuple[web.AppRunner, EmbeddingsServer]:
     server = EmbeddingsServer(url="")
+
+    async def tell_metrics(_request: web.Request) -> web.Response:
+        if server.metrics_page is None:
+            raise web.HTTPNotFound
+        return web.Response(text=server.metrics_page)
 
     async def handle(request: web.Request) -> web.Response:
         payload = orjson.loads(await request.read())
-        texts = payload["input"]
+        texts = _texts_of(payload)
         number = len(server.payloads)
         server.payloads.append(payload)
         server.headers.append(dict(request.headers))
@@ -163,7 +188,8 @@ async def _start(behaviour: Behaviour) -> tuple[web.AppRunner, EmbeddingsServer]
                 server.texts_in_flight.remove(text)
 
     app = web.Application(client_max_size=2**25)
-    app.router.add_post("/v1/embeddings", handle)
+    app.router.add_post(path, handle)
+    app.router.add_get("/metrics", tell_metrics)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1, handler_cancellation=True)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
@@ -171,3 +197,10 @@ async def _start(behaviour: Behaviour) -> tuple[web.AppRunner, EmbeddingsServer]
     host, port = runner.addresses[0][:2]
     server.url = f"http://{host}:{port}"
     return runner, server
+
+
+def _texts_of(payload: dict[str, Any]) -> list[str]:
+    if "inputs" in payload:
+        return [text for (text,) in payload["inputs"]]
+    texts: list[str] = payload["input" if "input" in payload else "texts"]
+    return texts

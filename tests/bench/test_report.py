@@ -1,214 +1,192 @@
-import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from beicli.bench.dataset import Dataset
-from beicli.bench.measurement import Failure, Measurement, Sample
-from beicli.bench.report import BenchReport, count_failures, percentile, summarize
-from beicli.bench.settings import BenchSettings
-from beicli.bench.workload import plan_workload
+from beicli.bench.batch_fill import BatchFill
+from beicli.bench.histogram import Histogram
+from beicli.bench.loads import Load
+from beicli.bench.measurement import Failure, Reply, Round, Tally
+from beicli.bench.report import PointMeasurement, point_to_json, ratio_of_rounds
 from beicli.errors import BenchError
 
-SETTINGS = BenchSettings(url="http://127.0.0.1:7997", concurrency=2, batch_size=4)
-WORKLOAD = plan_workload(
-    Dataset(name="test", texts=("aa", "bbbb")), concurrency=2, batch_size=4, seed=0
-)
 OVERLOADED = Failure("status_429", "Model is overloaded")
 REFUSED = Failure("connection_refused", "Connection refused")
 
 
-def sample(
-    completed_at_s: float,
-    *,
-    latency_s: float = 0.1,
-    num_tokens: int | None = 10,
-    failure: Failure | None = None,
-) -> Sample:
-    return Sample(
-        completed_at_s=completed_at_s,
-        latency_s=latency_s,
-        num_tokens=num_tokens,
-        request_bytes=100,
-        response_bytes=1000,
-        failure=failure,
-    )
+def tally_of(
+    num_requests: int = 1, *, latency_s: float = 0.1, num_tokens: int | None = 10, second: int = 0
+) -> Tally:
+    tally = Tally()
+    reply = Reply(0.0, num_tokens, response_bytes=1000)
+    for _ in range(num_requests):
+        tally.add(reply, latency_s=latency_s, second=second, request_bytes=100)
+    return tally
 
 
-def measurement(*samples: Sample) -> Measurement:
-    return Measurement(samples=samples, window_start_s=100.0, window_end_s=104.0, client_cpu_s=1.0)
+def add_failures(tally: Tally, *failures: Failure) -> Tally:
+    for failure in failures:
+        tally.add(Reply(0.0, failure=failure), latency_s=9.0, second=0, request_bytes=100)
+    return tally
 
 
-def report_on(*samples: Sample) -> BenchReport:
-    return summarize(measurement(*samples), settings=SETTINGS, workload=WORKLOAD)
+def round_of(tally: Tally, **changes: Any) -> Round:
+    base = Round(tally=tally, window_s=4.0, busiest_client_cpu_s=1.0, loop_lags_s=Histogram())
+    return replace(base, **changes)
 
 
-VALUES = st.lists(st.floats(min_value=0, max_value=1e6), min_size=1, max_size=300).map(sorted)
-PERCENTS = st.integers(min_value=1, max_value=100)
-
-
-@given(VALUES, PERCENTS)
-def test_a_percentile_is_the_smallest_value_that_enough_values_do_not_exceed(
-    values: list[float], percent: int
-) -> None:
-    found = percentile(values, percent)
-
-    def num_not_above(limit: float) -> int:
-        return sum(value <= limit for value in values)
-
-    smaller = [value for value in values if value < found]
-    assert found in values
-    assert num_not_above(found) * 100 >= percent * len(values)
-    assert all(num_not_above(value) * 100 < percent * len(values) for value in smaller)
-
-
-@given(VALUES, PERCENTS, PERCENTS)
-def test_percentiles_never_fall_and_end_at_the_maximum(
-    values: list[float], one: int, other: int
-) -> None:
-    low, high = sorted((one, other))
-
-    assert percentile(values, low) <= percentile(values, high) <= percentile(values, 100)
-    assert percentile(values, 100) == values[-1]
-
-
-def test_the_seventh_percentile_of_a_hundred_values_is_the_seventh() -> None:
-    # 0.07 x 100 is 7.000000000000001 in floating point, which would give the eighth.
-    assert percentile(list(range(1, 101)), 7) == 7
+def point_of(*rounds: Round) -> PointMeasurement:
+    return PointMeasurement(load=Load(concurrency=2), batch_size=4, rounds=rounds)
 
 
 def test_rates_are_per_second_of_the_window() -> None:
-    report = report_on(*(sample(101.0) for _ in range(8)))
+    point = point_to_json(point_of(round_of(tally_of(8))))
 
-    assert report.requests_per_second == pytest.approx(2.0)
-    assert report.texts_per_second == pytest.approx(8.0)
-    assert report.tokens_per_second == pytest.approx(20.0)
-    assert report.client_cpu_fraction == pytest.approx(0.25)
+    assert point["requests_per_second"] == 2
+    assert point["texts_per_second"] == 8
+    assert point["tokens_per_second"] == 20
+    assert point["client_cpu_fraction"] == 0.25
 
 
-def test_only_requests_completed_inside_the_window_count_wherever_they_began() -> None:
-    report = report_on(
-        sample(99.9, latency_s=7.0),
-        sample(100.0, latency_s=2.0),
-        sample(103.9, latency_s=1.0),
-        sample(104.1, latency_s=9.0),
-        sample(99.0, failure=OVERLOADED),
-    )
+def test_rounds_add_up_and_their_windows_too() -> None:
+    rounds = (round_of(tally_of(8)), round_of(tally_of(2, latency_s=0.3, second=4), window_s=1.0))
+    point = point_to_json(point_of(*rounds))
 
-    assert report.num_requests == 2
-    assert report.latency_ms(100) == pytest.approx(2000.0)
-    assert report.num_failed_requests == 0
+    assert point["window_s"] == 5
+    assert point["num_requests"] == 10
+    assert point["requests_per_second"] == 2
+    assert point["latency_ms"]["mean"] == pytest.approx(140)
+    assert point["latency_ms"]["p50"] == pytest.approx(100, rel=1e-3)
+    assert point["latency_ms"]["p90"] == point["latency_ms"]["max"] == pytest.approx(300)
+    assert [second["texts"] for second in point["timeline"]] == [32, 0, 0, 0, 8]
+
+
+def test_a_second_without_a_success_has_no_percentile() -> None:
+    timeline = point_to_json(point_of(round_of(tally_of(1, second=2))))["timeline"]
+
+    assert [second["second"] for second in timeline] == [0, 1, 2, 3]
+    assert timeline[0] == {"second": 0, "texts": 0, "p50_ms": None, "p99_ms": None, "errors": 0}
+    assert timeline[2]["p99_ms"] == pytest.approx(100, rel=0.02)
 
 
 def test_failed_requests_add_no_texts_bytes_or_latency() -> None:
-    report = report_on(sample(101.0), sample(102.0, latency_s=3.0, failure=OVERLOADED))
+    point = point_to_json(point_of(round_of(add_failures(tally_of(1), OVERLOADED))))
 
-    assert report.num_texts == 4
-    assert (report.request_bytes, report.response_bytes) == (100, 1000)
-    assert report.latency_ms(100) == pytest.approx(100.0)
-    assert report.num_failed_requests == 1
+    assert point["num_texts"] == 4
+    assert (point["request_bytes"], point["response_bytes"]) == (100, 1000)
+    assert point["latency_ms"]["max"] == pytest.approx(100)
+    assert point["num_failed_requests"] == 1
+    assert point["timeline"][0]["errors"] == 1
 
 
 def test_tokens_are_unknown_when_the_server_leaves_them_out_even_once() -> None:
-    report = report_on(sample(101.0), sample(102.0, num_tokens=None))
+    tally = tally_of(5)
+    tally.merge(tally_of(1, num_tokens=None))
 
-    assert report.num_tokens is None
-    assert report.tokens_per_second is None
-    assert report.to_json()["tokens_per_second"] is None
-    assert ("tokens", "not told by the server") in list(report.rows())
+    point = point_to_json(point_of(round_of(tally)))
 
-
-def test_failures_are_counted_by_kind_with_the_first_message() -> None:
-    second_refusal = replace(OVERLOADED, message="another text")
-    samples = [
-        sample(1.0, failure=failure) for failure in (REFUSED, OVERLOADED, second_refusal, None)
-    ]
-
-    assert count_failures(samples) == ((OVERLOADED, 2), (REFUSED, 1))
+    assert point["num_tokens"] is None
+    assert point["tokens_per_second"] is None
 
 
-def test_json_has_exactly_the_promised_keys() -> None:
-    assert list(report_on(sample(101.0)).to_json()) == [
-        "schema_version",
-        "url",
-        "model",
-        "served_model",
-        "encoding_format",
-        "dimensions",
-        "concurrency",
-        "batch_size",
-        "duration_s",
-        "warmup_s",
-        "timeout_s",
-        "seed",
-        "dataset",
-        "dataset_num_texts",
-        "dataset_mean_characters",
-        "interrupted",
-        "window_s",
-        "num_requests",
-        "num_failed_requests",
-        "num_texts",
-        "num_tokens",
-        "requests_per_second",
-        "texts_per_second",
-        "tokens_per_second",
-        "latency_p50_ms",
-        "latency_p90_ms",
-        "latency_p99_ms",
-        "latency_max_ms",
-        "request_bytes",
-        "response_bytes",
-        "client_cpu_fraction",
-        "errors",
+def test_failures_are_counted_by_kind_with_the_first_message_most_frequent_first() -> None:
+    another = replace(OVERLOADED, message="another text")
+    tally = add_failures(tally_of(1), REFUSED, OVERLOADED, another)
+
+    assert point_to_json(point_of(round_of(tally)))["errors"] == [
+        {"kind": "status_429", "count": 2, "first_message": "Model is overloaded"},
+        {"kind": "connection_refused", "count": 1, "first_message": "Connection refused"},
     ]
 
 
-def test_the_key_of_the_server_is_nowhere_in_the_report() -> None:
-    settings = replace(SETTINGS, api_key="s3cret")
-
-    report = summarize(measurement(sample(101.0)), settings=settings, workload=WORKLOAD)
-
-    assert "s3cret" not in f"{report} {report.to_json()} {list(report.rows())}"
+def lags(lag_s: float) -> Histogram:
+    histogram = Histogram()
+    histogram.add(lag_s)
+    return histogram
 
 
-def test_a_busy_client_is_pointed_out() -> None:
-    busy = replace(measurement(sample(101.0)), client_cpu_s=3.9)
+@pytest.mark.parametrize(
+    ("cpu_s", "lag_s", "latency_s", "is_limit"),
+    [
+        (1.0, 0.001, 0.1, False),
+        (3.5, 0.001, 0.1, False),
+        (3.7, 0.001, 0.1, True),
+        (1.0, 0.05, 0.1, True),
+        # Late, but next to nothing of what was measured.
+        (1.0, 0.05, 1.0, False),
+        # Much of what was measured, but nothing a busy machine would not do.
+        (1.0, 0.01, 0.01, False),
+    ],
+)
+def test_a_busy_or_late_client_is_the_limit(
+    cpu_s: float, lag_s: float, latency_s: float, *, is_limit: bool
+) -> None:
+    tally = tally_of(1, latency_s=latency_s)
+    measured = round_of(tally, busiest_client_cpu_s=cpu_s, loop_lags_s=lags(lag_s))
 
-    report = summarize(busy, settings=SETTINGS, workload=WORKLOAD)
+    point = point_to_json(point_of(measured))
 
-    assert "the client may be the limit" in dict(report.rows())["client"]
-    assert "limit" not in dict(report_on(sample(101.0)).rows())["client"]
+    assert point["client_is_limit"] is is_limit
+    assert point["client_loop_lag_p99_ms"] == pytest.approx(lag_s * 1e3, rel=1e-3)
+
+
+def test_batch_fill_is_told_where_it_is_known() -> None:
+    fill = BatchFill(num_batches=7, sequences_per_batch=2.5, real_token_fraction=0.75)
+
+    point = point_to_json(replace(point_of(round_of(tally_of(1))), batch_fill=fill))
+
+    assert point["batch_fill"] == {
+        "num_batches": 7,
+        "sequences_per_batch": 2.5,
+        "real_token_fraction": 0.75,
+    }
+    assert point_to_json(point_of(round_of(tally_of(1))))["batch_fill"] is None
+
+
+def test_the_ratio_is_the_median_of_the_rounds() -> None:
+    one = point_of(*(round_of(tally_of(count)) for count in (20, 30, 90)))
+    other = point_of(*(round_of(tally_of(10)) for _ in range(3)))
+
+    assert ratio_of_rounds(one, other) == 3
+    assert ratio_of_rounds(other, one) == pytest.approx(1 / 3, abs=1e-4)
+
+
+def test_rounds_without_an_answer_leave_the_ratio_of_all() -> None:
+    one = point_of(round_of(tally_of(20)), round_of(Tally()))
+    other = point_of(round_of(Tally()), round_of(tally_of(10)))
+
+    assert ratio_of_rounds(one, other) == 2
 
 
 def test_when_nothing_succeeded_the_most_frequent_error_and_a_hint_are_told() -> None:
+    tally = add_failures(Tally(), OVERLOADED, REFUSED, REFUSED)
+
     with pytest.raises(BenchError) as caught:
-        report_on(
-            sample(101.0, failure=OVERLOADED),
-            sample(101.0, failure=REFUSED),
-            sample(102.0, failure=REFUSED),
-        )
+        point_to_json(point_of(round_of(tally)))
 
     assert "connection_refused, 2 times: Connection refused" in caught.value.message
     assert "`bei serve`" in (caught.value.hint or "")
 
 
 def test_failures_that_came_after_the_window_explain_an_empty_one() -> None:
+    tally = Tally()
+    tally.add_outside(Reply(0.0, failure=OVERLOADED))
+
     with pytest.raises(BenchError, match="status_429, 1 times"):
-        report_on(sample(110.0, failure=OVERLOADED))
+        point_to_json(point_of(round_of(tally)))
 
 
 def test_a_window_that_is_too_short_is_told_apart_from_a_failing_server() -> None:
+    tally = Tally()
+    tally.add_outside(Reply(0.0))
+    tally.add_outside(Reply(0.0, failure=OVERLOADED))
+
     with pytest.raises(BenchError, match="no request completed within the window of 4 s"):
-        report_on(sample(110.0), sample(111.0, failure=OVERLOADED))
+        point_to_json(point_of(round_of(tally)))
 
 
 def test_an_interruption_before_the_window_is_told() -> None:
-    early = replace(
-        measurement(), is_interrupted=True, window_start_s=math.inf, window_end_s=math.inf
-    )
+    early = round_of(Tally(), is_interrupted=True, window_s=0.0)
 
     with pytest.raises(BenchError, match="interrupted before a request was measured"):
-        summarize(early, settings=SETTINGS, workload=WORKLOAD)
+        point_to_json(point_of(early))

@@ -13,12 +13,14 @@ from beicli.bench.response import (
     QuickCheck,
     error_message,
     printable_line,
-    read_answer,
+    read_embeddings,
+    read_model_name,
 )
 from beicli.bench.settings import EncodingFormat
 
 BASE64 = EncodingFormat.BASE64
 FLOAT = EncodingFormat.FLOAT
+MARK = b'"embedding"'
 
 
 def body(
@@ -43,7 +45,7 @@ def read(
     encoding_format: EncodingFormat = FLOAT,
     dimensions: int | None = None,
 ) -> Answer:
-    return read_answer(
+    return read_embeddings(
         content, num_texts=num_texts, encoding_format=encoding_format, dimensions=dimensions
     )
 
@@ -68,7 +70,7 @@ def test_indices_may_come_in_any_order() -> None:
 
 
 @given(st.integers(min_value=1, max_value=70))
-def test_the_length_of_a_base64_vector_is_measured_without_decoding(length: int) -> None:
+def test_the_length_of_a_base64_vector_is_that_of_its_bytes(length: int) -> None:
     content = body([base64_vector(length)] * 2)
 
     assert read(content, encoding_format=BASE64, dimensions=length).model == "m"
@@ -108,9 +110,28 @@ def test_what_cannot_be_base64_of_float32_is_refused(vector: Any) -> None:
         read(body([vector, vector]), encoding_format=BASE64)
 
 
+def test_a_base64_vector_with_an_infinity_is_refused() -> None:
+    vector = base64.b64encode(struct.pack("<2f", 0.5, float("inf"))).decode()
+
+    with pytest.raises(InvalidResponseError, match="not base64 numbers"):
+        read(body([vector, vector]), encoding_format=BASE64)
+
+
+@given(st.integers(min_value=1, max_value=5), st.integers(min_value=1, max_value=5))
+def test_by_length_the_quick_check_sees_a_missing_vector_of_any_size(
+    length: int, num_texts: int
+) -> None:
+    vectors = [base64_vector(length)] * num_texts
+    check = QuickCheck(body(vectors, usage={"prompt_tokens": 9}), mark=None)
+
+    assert check.num_tokens(body(vectors, usage={"prompt_tokens": 10_000})) == 10_000
+    with pytest.raises(InvalidResponseError, match="bytes in an answer that should have"):
+        check.num_tokens(body(vectors[:-1], usage={"prompt_tokens": 9}))
+
+
 @pytest.mark.parametrize("spaced", [False, True])
 def test_the_quick_check_finds_the_token_count(*, spaced: bool) -> None:
-    check = QuickCheck.learn(body([[0.5], [0.5]], spaced=spaced))
+    check = QuickCheck(body([[0.5], [0.5]], spaced=spaced), mark=MARK)
 
     content = body([[0.25], [0.75]], usage={"prompt_tokens": 41, "total_tokens": 41}, spaced=spaced)
     assert check.num_tokens(content) == 41
@@ -119,14 +140,14 @@ def test_the_quick_check_finds_the_token_count(*, spaced: bool) -> None:
 def test_the_quick_check_accepts_an_answer_without_usage() -> None:
     content = body([[0.5], [0.5]])
 
-    assert QuickCheck.learn(content).num_tokens(content) is None
+    assert QuickCheck(content, mark=MARK).num_tokens(content) is None
 
 
 @given(st.integers(min_value=0, max_value=6), st.integers(min_value=1, max_value=6))
 def test_the_quick_check_agrees_with_the_full_one_on_the_number_of_items(
     num_items: int, num_texts: int
 ) -> None:
-    check = QuickCheck.learn(body([[0.5]] * num_texts))
+    check = QuickCheck(body([[0.5]] * num_texts), mark=MARK)
 
     if num_items == num_texts:
         assert check.num_tokens(body([[0.5]] * num_items)) is None
@@ -139,7 +160,7 @@ def test_the_quick_check_sees_a_body_cut_short() -> None:
     content = body([[0.5], [0.5]])
 
     with pytest.raises(InvalidResponseError, match="ends in the middle"):
-        QuickCheck.learn(content).num_tokens(content[:-2])
+        QuickCheck(content, mark=MARK).num_tokens(content[:-2])
 
 
 @pytest.mark.parametrize(
@@ -162,3 +183,20 @@ def test_the_message_of_an_error_body_is_found(content: bytes, message: str) -> 
 def test_a_message_is_one_line_of_bounded_length_without_terminal_codes() -> None:
     assert printable_line("two\nlines \x1b[31mred\x1b[0m") == "two lines [31mred [0m"
     assert len(printable_line("x" * 10_000)) == 201
+
+
+@pytest.mark.parametrize(
+    ("info", "name"),
+    [
+        ('{"model_id": "BAAI/bge-m3"}', "BAAI/bge-m3"),
+        ('{"model": "m"}', None),
+        ('{"model_id": 7}', None),
+        ("[]", None),
+        ("<html>", None),
+        (None, None),
+    ],
+)
+def test_a_model_that_answers_leave_unnamed_is_named_by_the_server(
+    info: str | None, name: str | None
+) -> None:
+    assert read_model_name(info) == name

@@ -4,8 +4,8 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from beicli.bench.dataset import Dataset, bundled_dataset
 from beicli.bench.workload import Workload, plan_workload
+from beicli.datasets import Dataset, bundled_dataset
 
 TEXTS = st.lists(
     st.text("ab 1", min_size=1, max_size=12).filter(str.strip), min_size=1, max_size=30, unique=True

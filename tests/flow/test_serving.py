@@ -145,6 +145,7 @@ def test_bench_measures_the_running_server(server: RunningServer) -> None:
     done = run_bei("bench", "--url", server.url, "--duration", "1", "--warmup", "0.2", "--json")
 
     assert done.returncode == 0, done.stderr
-    report = json.loads(done.stdout)
-    assert report["texts_per_second"] > 0
-    assert report["tokens_per_second"] > report["texts_per_second"]
+    (point,) = json.loads(done.stdout)["points"]
+    assert point["texts_per_second"] > 0
+    assert point["tokens_per_second"] > point["texts_per_second"]
+    assert point["batch_fill"]["num_batches"] > 0

@@ -1,292 +1,315 @@
-"""Closed-loop load on an embeddings server: every client keeps one request in flight.
+"""Load on a server from one process: a closed loop of clients, or requests by the clock.
 
-The client must not be what limits the rate: bodies are serialised before the clock starts,
-connections stay open, and responses are read as bytes. During the warm-up every response is
-checked in full; in the window base64 still is, which costs little, while of float responses every
-64th is parsed and the others only pass a `QuickCheck`.
+In a closed loop every client keeps one request in flight. In an open loop requests are due at given
+moments whatever the server does, and latency counts from that moment: a server that stalls is
+charged for the requests that had to wait meanwhile.
 
 A request counts when it completed inside the window; those in flight at its end are awaited, so the
 server is left idle, but they do not count.
 """
 
 import asyncio
-import io
 import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from http import HTTPStatus
-from typing import Literal
+from typing import Literal, Self
 
-import aiohttp
-import orjson
+from beicli.bench.histogram import Histogram
+from beicli.bench.loads import arrivals
+from beicli.bench.measurement import Round, Tally
+from beicli.bench.pacer import Pacer
+from beicli.bench.routes import Route
+from beicli.bench.sender import Sender
+from beicli.bench.settings import Target
 
-from beicli.bench.measurement import Failure, Measurement, Sample
-from beicli.bench.report import BenchReport, summarize
-from beicli.bench.response import (
-    Answer,
-    InvalidResponseError,
-    QuickCheck,
-    error_message,
-    printable_line,
-    read_answer,
-)
-from beicli.bench.settings import BenchSettings, EncodingFormat
-from beicli.bench.workload import Workload
-from beicli.errors import BenchError
-
-_FULL_CHECK_EVERY = 64
-# Without a pause a server that went away would fill the samples with refused connections.
+# Without a pause a server that went away would fill the figures with refused connections.
 _RECONNECT_PAUSE_S = 0.1
 _TICK_S = 0.5
-# aiohttp warns when a body above this size is handed over as bytes, and wants a file instead.
-_MAX_BYTES_BODY = 2**20
-# No other text and no second try would heal these, so the first request ends the run.
-_HOPELESS_KINDS = frozenset(
-    {"name_not_found", "connection_refused", "connection_failed", "timeout"}
-    | {"invalid_response", "status_401", "status_403", "status_404", "status_405"}
-)
+# Less than this is how any process is scheduled on a busy machine.
+_LATE_S = 0.01
+_LAG_PERIOD_S = 0.02
+
+Phase = Literal["warm-up", "window", "last requests"]
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a run is; told at the start of each phase and about twice a second within it."""
+    """How far a round is; told at the start of each phase and about twice a second within it.
 
-    phase: Literal["warm-up", "window", "last requests"]
+    num_requests: completed so far, those of the warm-up too. Latencies are those of the window.
+    """
+
+    phase: Phase
     elapsed_s: float
     total_s: float
-    num_samples: int
+    num_requests: int = 0
+    num_errors: int = 0
+    p50_ms: float = 0.0
+    p99_ms: float = 0.0
 
 
-def run_bench(
-    settings: BenchSettings,
-    workload: Workload,
-    *,
-    on_progress: Callable[[Progress], None] = lambda _: None,
-) -> BenchReport:
-    """Measure one server and sum it up. Ctrl-C ends the measurement, not the report.
+ShowProgress = Callable[[Progress], None]
 
-    Raises `BenchError` at once when the first request shows that none can succeed, and after the
-    run when none did.
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """What stays the same while a process puts load on servers."""
+
+    targets: tuple[Target, ...]
+    route: Route
+    timeout_s: float
+    max_connections: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Share:
+    """What one process sends at one load.
+
+    bodies: [server][client][request of one pass]; an open loop has one client, whose requests
+    `max_connections` connections take in turn.
+    rate_per_second: of an open loop, None for a closed one. seed: of its arrivals.
     """
-    measurement = asyncio.run(measure(settings, workload, on_progress=on_progress))
-    return summarize(measurement, settings=settings, workload=workload)
+
+    bodies: tuple[tuple[tuple[bytes, ...], ...], ...]
+    max_connections: int
+    rate_per_second: float | None = None
+    seed: int = 0
 
 
-async def measure(
-    settings: BenchSettings,
-    workload: Workload,
-    *,
-    on_progress: Callable[[Progress], None] = lambda _: None,
-) -> Measurement:
-    """Put the load on the server. Cancelling it returns what was measured so far, once."""
-    headers = {"content-type": "application/json", "accept-encoding": "identity"}
-    if settings.api_key:
-        headers["authorization"] = f"Bearer {settings.api_key}"
-    async with aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=settings.concurrency),
-        timeout=aiohttp.ClientTimeout(total=settings.timeout_s),
-        cookie_jar=aiohttp.DummyCookieJar(),
-        headers=headers,
-    ) as session:
-        return await _Run(session, settings, workload, on_progress).measure()
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundPlan:
+    """When a round begins and counts, on the clock of `time.perf_counter`.
+
+    server: position of the server. number: of the round, so each has arrivals of its own.
+    seconds_before: what earlier rounds on the same server measured.
+    """
+
+    server: int
+    number: int
+    start_s: float
+    window_start_s: float
+    window_end_s: float
+    seconds_before: float = 0.0
 
 
-class _Run:
-    """The state of one measurement, owned by its event loop."""
+class LoadGenerator:
+    """The clients of one process; to be used within `async with`."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._share: Share | None = None
+        self._passes: list[list[Iterator[bytes]]] = []
+        self._stack = AsyncExitStack()
+        self._senders: list[Sender] = []
+
+    async def __aenter__(self) -> Self:
+        session = self._session
+        for target in session.targets:
+            sender = Sender(
+                target,
+                session.route,
+                max_connections=session.max_connections,
+                timeout_s=session.timeout_s,
+            )
+            self._senders.append(await self._stack.enter_async_context(sender))
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stack.aclose()
+
+    def take_share(self, share: Share) -> None:
+        """Send this from now on."""
+        self._share = share
+        self._passes = [
+            [itertools.cycle(requests) for requests in clients] for clients in share.bodies
+        ]
+
+    async def run_round(self, plan: RoundPlan, on_progress: ShowProgress) -> Round:
+        """Put the load on a server. Cancelling it returns what was measured so far, once."""
+        assert self._share is not None
+        sender = self._senders[plan.server]
+        run = _Running(sender, plan, timeout_s=self._session.timeout_s, on_progress=on_progress)
+        passes = self._passes[plan.server]
+        rate = self._share.rate_per_second
+        if rate is None:
+            return await run.measure([run.closed_loop(requests) for requests in passes])
+        # Every round and process has arrivals of its own, the same in every run.
+        seed = self._share.seed * 1_000_003 + plan.number
+        moments_s = arrivals(rate, start_s=plan.start_s, seed=seed)
+        pacer = Pacer(moments_s, end_s=plan.window_end_s)
+        try:
+            return await run.measure(
+                [run.open_loop(pacer, passes[0]) for _ in range(self._share.max_connections)]
+            )
+        finally:
+            pacer.stop()
+
+
+class _Running:
+    """The state of one round, owned by its event loop."""
 
     def __init__(
-        self,
-        session: aiohttp.ClientSession,
-        settings: BenchSettings,
-        workload: Workload,
-        on_progress: Callable[[Progress], None],
+        self, sender: Sender, plan: RoundPlan, *, timeout_s: float, on_progress: ShowProgress
     ) -> None:
-        self._session = session
-        self._settings = settings
+        self._sender = sender
+        self._plan = plan
+        self._timeout_s = timeout_s
         self._on_progress = on_progress
-        self._bodies = [
-            [_serialise(batch, settings) for batch in workload.batches_in_one_pass(client)]
-            for client in range(settings.concurrency)
-        ]
-        self._samples: list[Sample] = []
-        self._num_checked = 0
-        self._quick_check: QuickCheck | None = None
-        self._served_model: str | None = None
-        # Both move when the first request has been answered.
-        self._window_start_s = self._window_end_s = float("inf")
+        self._tally = Tally()
+        self._lags_s = Histogram()
+        self._window_start_s = plan.window_start_s
+        self._window_end_s = plan.window_end_s
         self._cpu_at_start_s = 0.0
         self._cpu_at_end_s = 0.0
 
-    async def measure(self) -> Measurement:
-        clients: list[asyncio.Task[None]] = []
+    async def measure(self, loops: Sequence[Coroutine[None, None, None]]) -> Round:
+        tasks = [asyncio.create_task(loop) for loop in loops]
+        watch = asyncio.create_task(self._watch_loop())
         is_interrupted = False
         try:
-            await self._probe()
-            self._window_start_s = time.perf_counter() + self._settings.warmup_s
-            self._window_end_s = self._window_start_s + self._settings.duration_s
-            clients = [asyncio.create_task(self._loop(bodies)) for bodies in self._bodies]
-            await self._supervise(clients)
+            await self._supervise(tasks)
         except asyncio.CancelledError:
             # Ctrl-C arrives as a cancellation; it is answered with what there is.
             if task := asyncio.current_task():
                 task.uncancel()
-            is_interrupted = self._cut_window()
+            is_interrupted = True
+            self._cut_window()
         finally:
-            for client in clients:
-                client.cancel()
-            await asyncio.gather(*clients, return_exceptions=True)
-        return Measurement(
-            samples=self._samples,
-            window_start_s=self._window_start_s,
-            window_end_s=self._window_end_s,
-            client_cpu_s=self._cpu_at_end_s - self._cpu_at_start_s,
+            for task in (*tasks, watch):
+                task.cancel()
+            await asyncio.gather(*tasks, watch, return_exceptions=True)
+        return Round(
+            tally=self._tally,
+            window_s=self._window_end_s - self._window_start_s,
+            busiest_client_cpu_s=self._cpu_at_end_s - self._cpu_at_start_s,
+            loop_lags_s=self._lags_s,
             is_interrupted=is_interrupted,
-            served_model=self._served_model,
+            served_model=self._sender.served_model,
         )
 
-    async def _probe(self) -> None:
-        """Send one request, so a wrong address or key is told at once and not after the run."""
-        sample = await self._send(self._bodies[0][0])
-        failure = sample.failure
-        if failure is not None and failure.kind in _HOPELESS_KINDS:
-            raise BenchError(
-                f"the first request to `{self._settings.embeddings_url}` failed: "
-                f"{failure.kind}: {failure.message}",
-                hint=failure.hint,
+    async def closed_loop(self, requests: Iterator[bytes]) -> None:
+        """Send the next request when the last one was answered."""
+        await _sleep_until(self._plan.start_s)
+        while (sent_s := time.perf_counter()) < self._window_end_s:
+            await self._send(next(requests), due_s=sent_s, is_late=False)
+
+    async def open_loop(self, pacer: Pacer, requests: Iterator[bytes]) -> None:
+        """Send a request at the next moment that no other connection has taken.
+
+        Moments are taken in order, so one is late only when every connection was busy or the
+        event loop was.
+        """
+        while (due_s := await pacer.next_due()) is not None:
+            sent_s = time.perf_counter()
+            if sent_s >= self._window_end_s:
+                self._count_unfinished(due_s)
+                continue
+            await self._send(next(requests), due_s=due_s, is_late=sent_s - due_s > _LATE_S)
+
+    async def _send(self, body: bytes, *, due_s: float, is_late: bool) -> None:
+        is_warming_up = due_s < self._window_start_s
+        reply = await self._sender.send(body, is_warming_up=is_warming_up)
+        completed_s = reply.completed_at_s
+        if self._window_start_s <= completed_s < self._window_end_s:
+            self._tally.add(
+                reply,
+                latency_s=completed_s - due_s,
+                second=int(self._plan.seconds_before + completed_s - self._window_start_s),
+                request_bytes=len(body),
             )
+            self._tally.late_requests += is_late
+        else:
+            self._tally.add_outside(reply)
+            if completed_s >= self._window_end_s:
+                self._count_unfinished(due_s)
+        if reply.failure is not None and reply.failure.kind.startswith("connection"):
+            await asyncio.sleep(_RECONNECT_PAUSE_S)
 
-    async def _loop(self, bodies: Sequence[bytes]) -> None:
-        for body in itertools.cycle(bodies):
-            if time.perf_counter() >= self._window_end_s:
-                return
-            sample = await self._send(body)
-            self._samples.append(sample)
-            if sample.failure is not None and sample.failure.kind.startswith("connection"):
-                await asyncio.sleep(_RECONNECT_PAUSE_S)
+    def _count_unfinished(self, due_s: float) -> None:
+        if self._window_start_s <= due_s < self._window_end_s:
+            self._tally.unfinished_requests += 1
 
-    async def _supervise(self, clients: Sequence[asyncio.Task[None]]) -> None:
-        settings = self._settings
-        await self._wait("warm-up", clients, self._window_start_s, settings.warmup_s)
+    async def _supervise(self, tasks: Sequence[asyncio.Task[None]]) -> None:
+        plan = self._plan
+        warmup_s = plan.window_start_s - plan.start_s
+        duration_s = plan.window_end_s - plan.window_start_s
+        # The plan of several processes begins a little later than it is made.
+        await _sleep_until(plan.start_s)
+        await self._wait("warm-up", tasks, self._window_start_s, warmup_s)
         self._cpu_at_start_s = time.process_time()
-        await self._wait("window", clients, self._window_end_s, settings.duration_s)
+        await self._wait("window", tasks, self._window_end_s, duration_s)
         self._cpu_at_end_s = time.process_time()
         # A request gives up after its timeout, so this ends; the second more is for the pause.
-        longest_s = settings.timeout_s + 1
-        await self._wait("last requests", clients, time.perf_counter() + longest_s, longest_s)
+        longest_s = self._timeout_s + 1
+        await self._wait("last requests", tasks, time.perf_counter() + longest_s, longest_s)
 
     async def _wait(
-        self,
-        phase: Literal["warm-up", "window", "last requests"],
-        clients: Sequence[asyncio.Task[None]],
-        until_s: float,
-        total_s: float,
+        self, phase: Phase, tasks: Sequence[asyncio.Task[None]], until_s: float, total_s: float
     ) -> None:
-        """Pass the time until `until_s` or until every client has ended; raises what one raised."""
-        while (remaining_s := until_s - time.perf_counter()) > 0:
-            self._on_progress(Progress(phase, total_s - remaining_s, total_s, len(self._samples)))
-            done, pending = await asyncio.wait(
-                clients,
-                timeout=min(remaining_s, _TICK_S),
-                return_when=asyncio.FIRST_EXCEPTION,
-            )
-            for client in done:
-                client.result()
-            if not pending:
-                return
+        """Pass the time until `until_s` or until every client has ended; raises what one raised.
 
-    def _cut_window(self) -> bool:
-        """End the window now; False when it was over already."""
+        In the window it is the clock that ends it: an open loop may have nothing left to send.
+        """
+        while (remaining_s := until_s - time.perf_counter()) > 0:
+            self._on_progress(self._progress(phase, total_s - remaining_s, total_s))
+            pending = [task for task in tasks if not task.done()]
+            if pending:
+                await asyncio.wait(
+                    pending,
+                    timeout=min(remaining_s, _TICK_S),
+                    return_when=asyncio.FIRST_EXCEPTION,
+                )
+            elif phase == "last requests":
+                return
+            else:
+                await asyncio.sleep(min(remaining_s, _TICK_S))
+            for task in tasks:
+                if task.done():
+                    task.result()
+
+    def _progress(self, phase: Phase, elapsed_s: float, total_s: float) -> Progress:
+        tally = self._tally
+        return Progress(
+            phase,
+            max(elapsed_s, 0.0),
+            total_s,
+            num_requests=tally.num_requests + tally.num_outside,
+            num_errors=tally.failures.count,
+            p50_ms=tally.latencies_s.percentile(50) * 1e3,
+            p99_ms=tally.latencies_s.percentile(99) * 1e3,
+        )
+
+    async def _watch_loop(self) -> None:
+        """See how late this event loop is: as late as it comes to answers that have arrived."""
+        await _sleep_until(self._window_start_s)
+        while True:
+            due_s = time.perf_counter() + _LAG_PERIOD_S
+            await asyncio.sleep(_LAG_PERIOD_S)
+            now_s = time.perf_counter()
+            if now_s < self._window_end_s:
+                self._lags_s.add(now_s - due_s)
+
+    def _cut_window(self) -> None:
+        """End the window now, unless it is over."""
         now_s = time.perf_counter()
         if now_s >= self._window_end_s:
-            return False
+            return
         if now_s > self._window_start_s:
-            self._window_end_s = now_s
             self._cpu_at_end_s = time.process_time()
-        return True
-
-    async def _send(self, body: bytes) -> Sample:
-        started_s = time.perf_counter()
-        response_bytes = 0
-        num_tokens = None
-        failure = None
-        try:
-            async with self._session.post(
-                self._settings.embeddings_url,
-                data=body if len(body) <= _MAX_BYTES_BODY else io.BytesIO(body),
-                allow_redirects=False,
-            ) as response:
-                content = await response.read()
-            completed_s = time.perf_counter()
-            response_bytes = len(content)
-            if response.status == HTTPStatus.OK:
-                num_tokens = self._check(content)
-            else:
-                failure = Failure(f"status_{response.status}", error_message(content))
-        except InvalidResponseError as error:
-            completed_s = time.perf_counter()
-            failure = Failure("invalid_response", printable_line(str(error)))
-        except (aiohttp.ClientError, TimeoutError) as error:
-            completed_s = time.perf_counter()
-            failure = _failure_of(error, timeout_s=self._settings.timeout_s)
-        return Sample(
-            completed_at_s=completed_s,
-            latency_s=completed_s - started_s,
-            num_tokens=num_tokens,
-            request_bytes=len(body),
-            response_bytes=response_bytes,
-            failure=failure,
-        )
-
-    def _check(self, content: bytes) -> int | None:
-        """The server's token count; raises `InvalidResponseError` unless the answer is complete."""
-        self._num_checked += 1
-        if self._quick_check is not None and self._may_check_quickly():
-            return self._quick_check.num_tokens(content)
-        answer = self._check_fully(content)
-        if self._quick_check is None:
-            self._quick_check = QuickCheck.learn(content)
-            self._served_model = answer.model
-        return answer.num_tokens
-
-    def _may_check_quickly(self) -> bool:
-        return (
-            self._settings.encoding_format is EncodingFormat.FLOAT
-            and time.perf_counter() >= self._window_start_s
-            and self._num_checked % _FULL_CHECK_EVERY != 0
-        )
-
-    def _check_fully(self, content: bytes) -> Answer:
-        return read_answer(
-            content,
-            num_texts=self._settings.batch_size,
-            encoding_format=self._settings.encoding_format,
-            dimensions=self._settings.dimensions,
-        )
+        self._window_start_s = min(self._window_start_s, now_s)
+        self._window_end_s = now_s
 
 
-def _serialise(batch: Sequence[str], settings: BenchSettings) -> bytes:
-    body: dict[str, object] = {"input": batch, "encoding_format": str(settings.encoding_format)}
-    if settings.model is not None:
-        body["model"] = settings.model
-    if settings.dimensions is not None:
-        body["dimensions"] = settings.dimensions
-    return orjson.dumps(body)
+async def _sleep_until(moment_s: float) -> None:
+    delay_s = moment_s - time.perf_counter()
+    if delay_s > 0:
+        await asyncio.sleep(delay_s)
+    else:
+        # A turn for the others, also for those who are never early.
+        await asyncio.sleep(0)
 
 
-def _failure_of(error: aiohttp.ClientError | TimeoutError, *, timeout_s: float) -> Failure:
-    message = printable_line(str(error) or type(error).__name__)
-    match error:
-        # First, since a timeout while connecting is also a connection error.
-        case TimeoutError():
-            return Failure("timeout", f"no answer within {timeout_s:g} s")
-        case aiohttp.ClientConnectorDNSError():
-            return Failure("name_not_found", f"no address for `{error.host}`")
-        case aiohttp.ClientConnectorError(os_error=ConnectionRefusedError()):
-            return Failure("connection_refused", f"nothing listens at {error.host}:{error.port}")
-        case aiohttp.ClientConnectorError():
-            return Failure("connection_failed", printable_line(str(error.os_error)))
-        case aiohttp.ClientConnectionError() | aiohttp.ClientPayloadError():
-            return Failure("connection_closed", message)
-        case _:
-            return Failure("invalid_response", message)
+def ignore_progress(_progress: Progress) -> None:
+    """Show nothing."""

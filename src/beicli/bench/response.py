@@ -1,27 +1,29 @@
 """Read what a server answered: check the embeddings of a 200, find the message of an error.
 
-Pure. `read_answer` looks at everything. `QuickCheck` counts and searches bytes instead of parsing:
-parsing floats would keep the client busy while the server waits for its next request.
+Pure. `read_embeddings` looks at everything. `QuickCheck` counts and searches bytes instead of
+parsing, which would keep the client busy while the server waits for its next request.
 """
 
+import base64
 import re
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import orjson
 
 from beicli.bench.settings import EncodingFormat
 
-# Counts the key once an item, and also the value of `"object": "embedding"` where it is sent.
-_ITEM_MARK = b'"embedding"'
 _USAGE_KEY = b'"prompt_tokens"'
 _USAGE = re.compile(_USAGE_KEY + rb"\s*:\s*(\d+)")
 _FLOAT32_BYTES = 4
+# A vector of one number takes more than this with the keys around it.
+_SLACK_BYTES = 24
 _MAX_MESSAGE_CHARACTERS = 200
 
 
 class InvalidResponseError(ValueError):
-    """A server answered 200, but not with the embeddings that were asked for."""
+    """A server answered 200, but not with what was asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,29 +34,29 @@ class Answer:
     model: str | None
 
 
-@dataclass(frozen=True, slots=True)
 class QuickCheck:
-    """Recognises responses like one that was read in full, for requests of the same size.
+    """Recognises answers like one that was read in full, for requests of the same size.
 
     It sees a missing item, a truncated body and the token count. It does not see a wrong index or
-    a vector of the wrong length, so now and then a response is still read in full.
+    a number that is none, so now and then an answer is still read in full.
     """
 
-    num_item_marks: int
-
-    @classmethod
-    def learn(cls, verified_body: bytes) -> "QuickCheck":
-        return cls(num_item_marks=verified_body.count(_ITEM_MARK))
+    def __init__(self, verified_body: bytes, *, mark: bytes | None) -> None:
+        """Learn from an answer; mark: a key that each item has, None to go by length."""
+        self._mark = mark
+        self._wanted = _measure(verified_body, mark)
+        # Token counts and the model's name may differ by some digits, never by a whole vector.
+        self._slack = _SLACK_BYTES if mark is None else 0
 
     def num_tokens(self, body: bytes) -> int | None:
         """The server's token count, if any; raises `InvalidResponseError`."""
-        num_item_marks = body.count(_ITEM_MARK)
-        if num_item_marks != self.num_item_marks:
+        found = _measure(body, self._mark)
+        if abs(found - self._wanted) > self._slack:
+            what = "bytes" if self._mark is None else f"times {self._mark.decode()}"
             raise InvalidResponseError(
-                f"{num_item_marks} times {_ITEM_MARK.decode()} in a response that should have "
-                f"{self.num_item_marks}"
+                f"{found} {what} in an answer that should have {self._wanted}"
             )
-        if not body[-8:].rstrip().endswith(b"}"):
+        if not body[-8:].rstrip().endswith((b"}", b"]")):
             raise InvalidResponseError("the response ends in the middle")
         # Servers write `usage` last, so searching from the end stops early.
         position = body.rfind(_USAGE_KEY)
@@ -62,7 +64,11 @@ class QuickCheck:
         return int(match[1]) if match else None
 
 
-def read_answer(
+def _measure(body: bytes, mark: bytes | None) -> int:
+    return len(body) if mark is None else body.count(mark)
+
+
+def read_embeddings(
     body: bytes, *, num_texts: int, encoding_format: EncodingFormat, dimensions: int | None
 ) -> Answer:
     """Check that `body` has one vector for each text; raises `InvalidResponseError`.
@@ -70,10 +76,7 @@ def read_answer(
     Indices must be 0 to `num_texts` - 1, in any order; vectors must be of one length, which is
     `dimensions` when that was asked for, and written in `encoding_format`.
     """
-    try:
-        answer = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise InvalidResponseError(f"the response is not JSON: {error}") from error
+    answer = read_json(body)
     items = answer.get("data") if isinstance(answer, dict) else None
     if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
         raise InvalidResponseError("the response has no list `data` of objects")
@@ -93,6 +96,27 @@ def read_answer(
         num_tokens=num_tokens if _is_int(num_tokens) else None,
         model=model if isinstance(model, str) else None,
     )
+
+
+def read_json(body: bytes) -> Any:
+    """Parse a body; raises `InvalidResponseError` when it is not JSON.
+
+    JSON has no infinity and no NaN, so what parses as a number is finite.
+    """
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise InvalidResponseError(f"the response is not JSON: {error}") from error
+
+
+def read_model_name(info: str | None) -> str | None:
+    """Return the `model_id` of text-embeddings-inference's `/info`, which bei has too."""
+    try:
+        value = orjson.loads(info or "")
+    except orjson.JSONDecodeError:
+        return None
+    name = value.get("model_id") if isinstance(value, dict) else None
+    return printable_line(name) if isinstance(name, str) else None
 
 
 def error_message(content: bytes) -> str:
@@ -124,10 +148,12 @@ def _vector_length(embedding: Any, encoding_format: EncodingFormat) -> int:
             f"a vector is of type `{type(embedding).__name__}`, which is not {encoding_format}"
         )
     if isinstance(embedding, str):
-        # Every four characters hold three bytes; the text is not decoded, only measured.
-        padding = embedding[-2:].count("=")
-        length, odd_bytes = divmod(len(embedding) // 4 * 3 - padding, _FLOAT32_BYTES)
-        is_sound = len(embedding) % 4 == 0 and odd_bytes == 0
+        try:
+            content = base64.b64decode(embedding, validate=True)
+        except ValueError:
+            content = b""
+        length, odd_bytes = divmod(len(content), _FLOAT32_BYTES)
+        is_sound = odd_bytes == 0 and bool(np.isfinite(np.frombuffer(content, "<f4")).all())
     else:
         length = len(embedding)
         is_sound = set(map(type, embedding)) <= {float, int}

@@ -10,16 +10,20 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from beicli.bench.dataset import Dataset
+from beicli.datasets import Dataset
 
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """The texts of a run, cut into one share a client; no share is smaller than a batch."""
+    """The texts of a run, cut into one share a client; no share is smaller than a batch.
+
+    queries: the shorter third of the dataset, to rank texts for.
+    """
 
     dataset_name: str
     shares: tuple[tuple[str, ...], ...]
     batch_size: int
+    queries: tuple[str, ...] = ()
 
     @property
     def num_texts(self) -> int:
@@ -40,6 +44,10 @@ class Workload:
             batch = share[start : start + self.batch_size]
             yield batch + share[: self.batch_size - len(batch)]
 
+    def query_for(self, number: int) -> str:
+        """Return what the request of that number ranks its texts for."""
+        return self.queries[number % len(self.queries)]
+
 
 def plan_workload(dataset: Dataset, *, concurrency: int, batch_size: int, seed: int) -> Workload:
     """Shuffle the texts and deal them out, like cards, to `concurrency` clients.
@@ -48,14 +56,20 @@ def plan_workload(dataset: Dataset, *, concurrency: int, batch_size: int, seed: 
     """
     texts = list(dataset.texts)
     num_missing = concurrency * batch_size - len(texts)
-    texts.extend(itertools.islice(_variants(dataset.texts), max(num_missing, 0)))
+    texts.extend(itertools.islice(variants(dataset.texts), max(num_missing, 0)))
     # Not for secrets: the order has to be the same on every machine.
     random.Random(seed).shuffle(texts)  # noqa: S311 - see above
     shares = tuple(tuple(texts[client::concurrency]) for client in range(concurrency))
-    return Workload(dataset_name=dataset.name, shares=shares, batch_size=batch_size)
+    by_length = sorted(dataset.texts, key=len)
+    return Workload(
+        dataset_name=dataset.name,
+        shares=shares,
+        batch_size=batch_size,
+        queries=tuple(by_length[: max(len(by_length) // 3, 1)]),
+    )
 
 
-def _variants(texts: Sequence[str]) -> Iterator[str]:
+def variants(texts: Sequence[str]) -> Iterator[str]:
     """Endlessly many texts that differ from `texts` and from each other.
 
     A variant begins at a later word and ends with the words skipped: as long as its original, with

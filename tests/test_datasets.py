@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from beicli.bench.dataset import bundled_dataset, read_dataset
+from beicli.datasets import bundled_dataset, read_dataset
 from beicli.errors import UsageError
 
 
