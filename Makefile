@@ -8,7 +8,7 @@ PORT ?= 7997
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install models minilm truss demo serve test lint format bench size check clean
+.PHONY: help install models minilm truss demo serve test lint format bench peers size check clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -62,11 +62,22 @@ bench: install  ## the serving benchmark: reference, raw engine, HTTP, in one ru
 	$(BIN)/python -m tests.models --output $(MODELS) --only all-minilm-l6-v2 lee50
 	$(BIN)/python benchmarks/serving.py --models $(MODELS)
 
+PEERS := .venv-peers/.installed
+
+$(PEERS): benchmarks/peers.txt
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
+	touch $@
+
+peers: install $(PEERS)  ## beside sentence-transformers, ONNX Runtime and Infinity, in one run
+	$(BIN)/python -m tests.models --output $(MODELS) --only all-minilm-l6-v2 lee50
+	$(BIN)/python benchmarks/peers.py --models $(MODELS) --peers-env $(dir $(PEERS)) --markdown
+
 size: install  ## lines per layer, and what exceeds the budget
 	$(BIN)/python benchmarks/size.py
 
 check: lint test  ## exactly what CI runs
 
 clean:  ## remove everything that was made here
-	rm -rf $(VENV) .venv-truss $(MODELS) $(ENGINE) engine engines dist .pytest_cache .ruff_cache .mypy_cache \
+	rm -rf $(VENV) .venv-truss .venv-peers $(MODELS) $(ENGINE) engine engines dist .pytest_cache .ruff_cache .mypy_cache \
 		.hypothesis .import_linter_cache .coverage

@@ -1,8 +1,9 @@
 """How much of what a batch computes is real: a simulation of the queue under closed loops.
 
-No model and no clock: a batch takes the time its cost says, padded tokens plus an overhead. Prints
-one JSON line: for each load the share of real tokens (`density`), the share of the engine's time
-that real tokens take (`utilisation`) and sequences in a batch.
+No model and no clock: a batch takes the time its cost says, padded tokens plus an overhead, which
+the scheduler's model of costs learns by and by. Prints one JSON line: for each load the share of
+real tokens (`density`), the share of the engine's time that real tokens take (`utilisation`) and
+sequences in a batch.
 """
 
 import argparse
@@ -12,11 +13,13 @@ import json
 import random
 from dataclasses import dataclass, field
 
-from beicli.scheduler.queue import BatchLimits, QueuedSequence, SequenceQueue
+from beicli.scheduler.cost import CostModel, Workload
+from beicli.scheduler.queue import BatchLimits, SequenceQueue
 
 NUM_SLOTS = 2
 # Tokens of time a batch takes beside its own; measured 15 for the forward pass alone.
 TRUE_OVERHEAD_NUM_TOKENS = 24
+TOKEN_S = 1e-4
 LIMITS = BatchLimits(max_num_tokens=8192, max_batch_size=256, preferred_num_tokens=1024)
 
 
@@ -25,6 +28,14 @@ class Request:
     """One client's request; the client sends the next when all its rows are back."""
 
     num_missing: int
+
+
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """One sequence of a request."""
+
+    request: Request
+    num_tokens: int
     cancelled: bool = False
 
 
@@ -37,7 +48,7 @@ class Totals:
     num_sequences: int = 0
     num_tokens: int = 0
     num_padded_tokens: int = 0
-    running: list[tuple[float, int, list[QueuedSequence[Request]]]] = field(default_factory=list)
+    running: list[tuple[float, int, list[Entry]]] = field(default_factory=list)
 
 
 def main() -> None:
@@ -52,13 +63,13 @@ def main() -> None:
 def simulate(num_clients: int, batch_size: int, num_sequences: int) -> dict[str, float]:
     """Run a closed loop of clients until `num_sequences` are done."""
     source = random.Random(0)  # noqa: S311 - a fixed sequence is the point
-    queue: SequenceQueue[Request] = SequenceQueue(LIMITS)
-    totals = Totals()
+    queue: SequenceQueue[Entry] = SequenceQueue(LIMITS)
+    totals, costs = Totals(), CostModel()
     tie_breaker = itertools.count()
 
     def send() -> None:
         request = Request(batch_size)
-        queue.push(QueuedSequence(request, i, draw_length(source)) for i in range(batch_size))
+        queue.push(Entry(request, draw_length(source)) for _ in range(batch_size))
 
     for _ in range(num_clients):
         send()
@@ -69,6 +80,9 @@ def simulate(num_clients: int, batch_size: int, num_sequences: int) -> dict[str,
                 break
             start(batch, totals, next(tie_breaker))
         totals.now, _, finished = heapq.heappop(totals.running)
+        work = Workload.of_batch([entry.num_tokens for entry in finished])
+        costs.observe(work, (work.num_tokens + TRUE_OVERHEAD_NUM_TOKENS) * TOKEN_S)
+        queue.cost = costs.cost
         for entry in finished:
             entry.request.num_missing -= 1
             if entry.request.num_missing == 0:
@@ -80,7 +94,7 @@ def simulate(num_clients: int, batch_size: int, num_sequences: int) -> dict[str,
     }
 
 
-def start(batch: list[QueuedSequence[Request]], totals: Totals, number: int) -> None:
+def start(batch: list[Entry], totals: Totals, number: int) -> None:
     """Account for a batch and put it where the running ones are."""
     padded = max(entry.num_tokens for entry in batch) * len(batch)
     totals.num_batches += 1

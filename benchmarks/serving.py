@@ -12,40 +12,36 @@ client runs on the same cores as the server and is part of what HTTP costs here.
 """
 
 import argparse
-import http.client
 import json
-import platform
-import random
 import re
-import socket
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from urllib.request import urlopen
 
 import torch
+from idle import measure_idle
+from measuring import (
+    bench,
+    build,
+    cpu_name,
+    make_texts,
+    measure_raw,
+    serving,
+    time_texts,
+    write_dataset,
+)
 from sentence_transformers import SentenceTransformer
 
 from beicli.artifact.directory import EngineArtifact
-from beicli.engine.base import Engine
-from beicli.engine.batch import Batch, TokenSequence
-from beicli.engine.load import load_engine
-from beicli.engine.options import EngineOptions
 from beicli.machine import available_cpus
-from beicli.pipeline.loaded_engine import open_tokenizer
 
-BEI = Path(sys.executable).parent / "bei"
-CONFIG = Path(__file__).parent.parent / "examples" / "all-minilm-l6-v2"
-NUM_TEXTS = 600
-SHORT_TEXT = "How do I reset my password?"
 NUM_STARTS = 5
+Measure = Callable[[], float]
 
 
 def main() -> None:
@@ -56,8 +52,7 @@ def main() -> None:
         work = Path(directory)
         engine_path = work / "engine"
         build(arguments.models / "all-minilm-l6-v2", engine_path)
-        dataset = work / "texts.jsonl"
-        dataset.write_text("".join(json.dumps(text) + "\n" for text in texts), encoding="utf-8")
+        dataset = write_dataset(texts, work / "texts.jsonl")
         artifact = EngineArtifact.open(engine_path)
         rates = measure_rates(arguments, artifact, texts, dataset)
         idle = measure_idle(artifact)
@@ -88,18 +83,6 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def make_texts(corpus: Path) -> list[str]:
-    """Cut the Lee news corpus into 600 pieces of 6 to 190 words, most of them short."""
-    words = (corpus / "lee_background.cor").read_text(encoding="utf-8").split()
-    source = random.Random(0)  # noqa: S311 - a fixed sequence is the point
-    texts = []
-    for _ in range(NUM_TEXTS):
-        length = round(6 * (190 / 6) ** source.random())
-        start = source.randrange(len(words) - length)
-        texts.append(" ".join(words[start : start + length]))
-    return texts
-
-
 def measure_rates(
     arguments: argparse.Namespace, artifact: EngineArtifact, texts: list[str], dataset: Path
 ) -> dict[str, list[float]]:
@@ -108,7 +91,7 @@ def measure_rates(
         str(arguments.models / "all-minilm-l6-v2"), device="cpu", local_files_only=True
     )
     torch.set_num_threads(available_cpus())
-    contenders: dict[str, Callable[[], float]] = {
+    contenders: dict[str, Measure] = {
         "reference": lambda: time_texts(texts, lambda: reference.encode(texts, batch_size=32)),
         "raw": lambda: measure_raw(artifact, texts),
         "http 8x32": lambda: measure_http(artifact, dataset, arguments.duration, 8, 32),
@@ -122,108 +105,15 @@ def measure_rates(
     return rates
 
 
-def time_texts(texts: Sequence[str], run: Callable[[], object]) -> float:
-    """Texts per second of the faster of two runs: the first may still be warming up."""
-    durations = []
-    for _ in range(2):
-        started_at = time.perf_counter()
-        run()
-        durations.append(time.perf_counter() - started_at)
-    return len(texts) / min(durations)
-
-
-def measure_raw(artifact: EngineArtifact, texts: list[str]) -> float:
-    """The engine's ceiling: sorted by length, cut at the preferred size, one thread a slot."""
-    engine = load_engine(artifact, EngineOptions())
-    tokenizer = open_tokenizer(artifact.path, artifact.manifest)
-
-    def run() -> None:
-        sequences = sorted((e.sequence for e in tokenizer.encode(texts)), key=len)
-        with ThreadPoolExecutor(engine.num_slots) as slots:
-            list(slots.map(engine.forward, cut(sequences, engine)))
-
-    run()
-    # As long as the HTTP runs would be unfair to nobody, but a few passes do for a ceiling.
-    started_at = time.perf_counter()
-    num_passes = 5
-    for _ in range(num_passes):
-        run()
-    rate = num_passes * len(texts) / (time.perf_counter() - started_at)
-    engine.close()
-    return rate
-
-
-def cut(sequences: Sequence[TokenSequence], engine: Engine) -> Iterator[Batch]:
-    """Cut sorted sequences into batches of the engine's preferred padded size."""
-    batch: list[TokenSequence] = []
-    for sequence in sequences:
-        if batch and len(sequence) * (len(batch) + 1) > engine.preferred_num_tokens:
-            yield Batch.from_sequences(batch)
-            batch = []
-        batch.append(sequence)
-    yield Batch.from_sequences(batch)
-
-
 def measure_http(
     artifact: EngineArtifact, dataset: Path, duration_s: float, concurrency: int, batch_size: int
 ) -> float:
     """Texts per second over HTTP, by `bei bench` against a fresh server."""
     with serving(artifact.path) as (url, _):
-        report = bench(
-            url, dataset, duration_s=duration_s, concurrency=concurrency, batch_size=batch_size
+        point = bench(
+            url, dataset, duration=duration_s, concurrency=concurrency, batch_size=batch_size
         )
-    return float(report["texts_per_second"])
-
-
-def measure_idle(artifact: EngineArtifact) -> dict[str, float]:
-    """Median times of one short text, in milliseconds: forward pass, and HTTP with an idle server.
-
-    Blocks of both alternate, so that a change of the machine's speed meets both. The client is
-    `http.client`, the lightest there is here; a pause before each call lets caches and cores go to
-    rest alike for both, as they do between requests.
-    """
-    engine = load_engine(artifact, EngineOptions())
-    tokenizer = open_tokenizer(artifact.path, artifact.manifest)
-    batch = Batch.from_sequences([tokenizer.encode([SHORT_TEXT])[0].sequence])
-    body = json.dumps({"input": SHORT_TEXT, "encoding_format": "base64"})
-    forwards: list[float] = []
-    https: list[float] = []
-    with serving(artifact.path) as (url, _), closing(connect(url)) as connection:
-
-        def ask() -> None:
-            connection.request("POST", "/v1/embeddings", body, {"content-type": "application/json"})
-            connection.getresponse().read()
-
-        for _ in range(9):
-            forwards.append(median_ms(lambda: engine.forward(batch)))
-            https.append(median_ms(ask))
-    engine.close()
-    return {
-        "forward_p50_ms": round(statistics.median(forwards), 2),
-        "http_p50_ms": round(statistics.median(https), 2),
-        "overhead_p50_ms": round(
-            statistics.median(h - f for h, f in zip(https, forwards, strict=True)), 2
-        ),
-    }
-
-
-def connect(url: str) -> http.client.HTTPConnection:
-    """Open a connection that sends at once: http.client writes headers and body separately."""
-    connection = http.client.HTTPConnection(url.removeprefix("http://"))
-    connection.connect()
-    connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return connection
-
-
-def median_ms(call: Callable[[], object]) -> float:
-    """Median duration of 200 calls, a millisecond apart."""
-    durations = []
-    for _ in range(200):
-        time.sleep(0.001)
-        started_at = time.perf_counter()
-        call()
-        durations.append((time.perf_counter() - started_at) * 1e3)
-    return statistics.median(durations)
+    return float(point["texts_per_second"])
 
 
 def measure_start(engine_path: Path) -> tuple[float, float]:
@@ -237,50 +127,6 @@ def measure_start(engine_path: Path) -> tuple[float, float]:
     resident = re.search(r"VmHWM:\s+(\d+) kB", status)
     assert resident is not None
     return ready_s, int(resident.group(1)) / 1024
-
-
-def bench(
-    url: str, dataset: Path, *, duration_s: float, concurrency: int, batch_size: int
-) -> dict[str, object]:
-    """Run `bei bench` in a process of its own and return its report."""
-    options = {
-        "--url": url,
-        "--dataset": dataset,
-        "--duration": duration_s,
-        "--concurrency": concurrency,
-        "--batch-size": batch_size,
-    }
-    command = [
-        str(BEI),
-        "bench",
-        "--json",
-        *[str(part) for item in options.items() for part in item],
-    ]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    report: dict[str, object] = json.loads(done.stdout)
-    return report
-
-
-def build(checkpoint: Path, engine: Path) -> None:
-    """Compile the checkpoint into an engine directory."""
-    override = f"trt_llm.build.checkpoint_repository.repo={checkpoint.absolute()}"
-    command = [BEI, "build", CONFIG, "--output", engine, "--set", override]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-
-
-@contextmanager
-def serving(engine: Path) -> Iterator[tuple[str, int]]:
-    """Serve on a free port; give the URL and the process id."""
-    command = [BEI, "serve", engine, "--port", "0"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
-        assert server.stderr is not None
-        try:
-            found = re.search(r"http://\S+", server.stderr.readline())
-            if found is None:
-                sys.exit(server.stderr.read())
-            yield found.group(), server.pid
-        finally:
-            server.terminate()
 
 
 def ratios(rates: dict[str, list[float]]) -> dict[str, float]:
@@ -298,12 +144,6 @@ def ratios(rates: dict[str, list[float]]) -> dict[str, float]:
         )
         for label, (over, under) in pairs.items()
     }
-
-
-def cpu_name() -> str:
-    """What the processor calls itself."""
-    found = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))
-    return found.group(1) if found else platform.processor()
 
 
 def print_table(result: dict[str, object]) -> None:
