@@ -97,10 +97,17 @@ class UnhealthyError(BeiError):
 
 
 class OverloadedError(BeiError):
-    """The server holds as many requests as it may; the caller should retry."""
+    """The server holds as many requests as it may; the caller should retry.
+
+    retry_after_s: when there is likely to be room.
+    """
 
     http_status: ClassVar[int] = 429
     error_type: ClassVar[str] = "Overloaded"
+
+    def __init__(self, message: str, *, hint: str | None = None, retry_after_s: int = 1) -> None:
+        super().__init__(message, hint=hint)
+        self.retry_after_s = retry_after_s
 
 
 class RequestError(BeiError):

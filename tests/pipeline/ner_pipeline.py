@@ -31,6 +31,9 @@ class LogitsEngine:
     preferred_num_tokens: int = 1024
     lengths: list[int] = field(default_factory=list)
 
+    def padded_length(self, num_tokens: int) -> int:
+        return num_tokens
+
     def forward(self, batch: Batch) -> EngineOutput:
         assert batch.needs_tokens, "a token classifier has no other output"
         sequences = np.split(batch.input_ids, batch.cu_seqlens[1:-1])

@@ -63,9 +63,30 @@ def test_equal_texts_are_computed_once_and_answered_each_time() -> None:
     wanted = {"w2": pair_logits([1], [2]), "w3": pair_logits([1], [3]), "": pair_logits([1], [])}
     assert engine.num_sequences == 3
     assert np.allclose(result.scores, [sigmoid(wanted[text])[0] for text in texts])
-    assert result.usage.num_tokens == 5 + 5 + 4
+    assert result.usage.num_tokens == 5 * 5 + 4
     assert result.usage.input_lengths == (5, 5, 5, 4, 5, 5)
     assert result.usage.num_truncated_inputs == 0
+
+
+def test_equal_inputs_are_computed_once_whatever_is_asked_of_them() -> None:
+    texts = ["w2", "w3 w4", "w2", "w3 w4", "w5"]
+    embedder, classifier, tagger = map(
+        FakeEngine, (Task.EMBEDDING, Task.CLASSIFICATION, Task.TOKEN_CLASSIFICATION)
+    )
+
+    embedded = ask(embedder, lambda pipeline: pipeline.embed(texts))
+    states = ask(embedder, lambda pipeline: pipeline.embed_tokens(texts))
+    scored = ask(classifier, lambda pipeline: pipeline.predict(texts, raw_scores=True))
+    tagged = ask(tagger, lambda pipeline: pipeline.predict_tokens(texts))
+
+    wanted = [word_ids(2), word_ids(3, 4), word_ids(2), word_ids(3, 4), word_ids(5)]
+    assert np.allclose(embedded.embeddings, [vector(ids) for ids in wanted])
+    assert all(map(np.allclose, states.embeddings, map(token_rows, wanted)))
+    assert np.array_equal(scored.scores, [logits(ids, Task.CLASSIFICATION) for ids in wanted])
+    assert tagged.entities[0] == tagged.entities[2] != tagged.entities[1] == tagged.entities[3]
+    assert (embedder.num_sequences, classifier.num_sequences, tagger.num_sequences) == (6, 3, 3)
+    assert embedded.usage.num_tokens == sum(map(len, wanted))
+    assert embedded.usage.input_lengths == tuple(map(len, wanted))
 
 
 def test_raw_scores_of_a_ranking_are_logits() -> None:
@@ -92,7 +113,7 @@ def test_overlong_texts_of_a_ranking_are_cut_and_counted_each_time(
     assert np.allclose(result.scores[0], sigmoid(pair_logits([1], kept)))
     assert result.usage.input_lengths == (24, 5, 24)
     assert result.usage.num_truncated_inputs == 2
-    assert result.usage.num_tokens == 16 + 5
+    assert result.usage.num_tokens == 16 + 5 + 16
 
 
 def test_a_ranking_without_query_or_texts_is_refused() -> None:

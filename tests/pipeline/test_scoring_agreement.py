@@ -49,6 +49,9 @@ class TorchEngine:
     def __init__(self, model: Any) -> None:
         self.model = model
 
+    def padded_length(self, num_tokens: int) -> int:
+        return num_tokens
+
     def forward(self, batch: Batch) -> EngineOutput:
         places = batch.cu_seqlens[1:-1]
         ids = np.split(batch.input_ids, places)

@@ -4,23 +4,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from beicli.scheduler.queue import BatchLimits, QueuedSequence, SequenceQueue
+from beicli.scheduler.cost import Workload
+from beicli.scheduler.queue import BatchLimits, SequenceQueue
 
 
 @dataclass
-class Caller:
+class Entry:
+    """A sequence in the queue; row: its place in the order of arrival."""
+
+    row: int
+    num_tokens: int
     cancelled: bool = False
 
 
-Queue = SequenceQueue[Caller]
-Entry = QueuedSequence[Caller]
+Queue = SequenceQueue[Entry]
 
 LIMITS = BatchLimits(max_num_tokens=512, max_batch_size=32, preferred_num_tokens=128)
 
 
-def entries(*lengths: int, caller: Caller | None = None) -> list[Entry]:
-    caller = caller or Caller()
-    return [QueuedSequence(caller, row, length) for row, length in enumerate(lengths)]
+def entries(*lengths: int) -> list[Entry]:
+    return [Entry(row, length) for row, length in enumerate(lengths)]
 
 
 def filled(*lengths: int, limits: BatchLimits = LIMITS) -> Queue:
@@ -59,7 +62,7 @@ def test_every_pushed_sequence_leaves_in_exactly_one_batch(
 
     assert sorted(left) == list(range(len(lengths)))
     assert len(queue) == 0
-    assert queue.num_tokens == 0
+    assert queue.workload() == Workload(0, 0, 0)
 
 
 @given(lengths=some_lengths, limits=some_limits, slots=st.integers(1, 8))
@@ -89,7 +92,7 @@ def test_take_batch_skips_entries_whose_caller_left(
 ) -> None:
     queue = Queue(LIMITS)
     for row, length in enumerate(lengths):
-        queue.push([QueuedSequence(Caller(cancelled=row in cancelled), row, length)])
+        queue.push([Entry(row, length, cancelled=row in cancelled)])
 
     left = {entry.row for batch in drain(queue) for entry in batch}
 

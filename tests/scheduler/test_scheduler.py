@@ -5,9 +5,12 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from beicli.engine.batch import Batch, EngineOutput, TokenSequence
 from beicli.errors import EngineError, UnhealthyError
+from beicli.scheduler.cost import MIN_OBSERVED_BATCHES, REFIT_AFTER_BATCHES
 from beicli.scheduler.queue import BatchLimits
 from beicli.scheduler.scheduler import BatchScheduler, FinishedBatch
 
@@ -27,6 +30,9 @@ class FakeEngine:
         self.gate.set()
         self.batches: list[list[int]] = []
         self.closed = False
+
+    def padded_length(self, num_tokens: int) -> int:
+        return num_tokens
 
     def forward(self, batch: Batch) -> EngineOutput:
         self.gate.wait(10)
@@ -234,3 +240,103 @@ def test_observers_learn_of_padding() -> None:
 
     assert [(b.num_sequences, b.num_tokens, b.num_padded_tokens) for b in seen] == [(2, 22, 24)]
     assert seen[0].inference_s >= 0
+
+
+def test_an_input_that_waits_or_runs_for_another_request_is_computed_once() -> None:
+    engine = FakeEngine(num_slots=1)
+    engine.gate.clear()
+
+    async def scenario(scheduler: BatchScheduler) -> None:
+        running = asyncio.create_task(first_values(scheduler, [ids(1)]))
+        await until(lambda: scheduler.stalled_for_s() > 0)
+        joined = [
+            asyncio.create_task(first_values(scheduler, [ids(1), ids(2), ids(2)])) for _ in range(3)
+        ]
+        await until(lambda: scheduler.num_waiting == 1)
+        joined[0].cancel()
+        engine.gate.set()
+        assert await running == [1]
+        assert await asyncio.gather(*joined[1:]) == [[1, 2, 2]] * 2
+
+    run(engine, scenario)
+
+    assert engine.batches == [[1], [2]]
+
+
+def test_rows_cannot_be_written_to_since_others_may_have_them() -> None:
+    async def scenario(scheduler: BatchScheduler) -> None:
+        result = await scheduler.submit([ids(1)])
+        with pytest.raises(ValueError, match="read-only"):
+            result.outputs[0][0] = 5
+
+    run(FakeEngine(), scenario)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    requests=st.lists(
+        st.tuples(st.lists(st.integers(0, 4), min_size=1, max_size=6), st.integers(0, 3)),
+        max_size=12,
+    ),
+    num_slots=st.integers(1, 3),
+)
+def test_callers_that_come_and_go_while_slots_run_get_their_own_rows(
+    requests: list[tuple[list[int], int]], num_slots: int
+) -> None:
+    async def scenario(scheduler: BatchScheduler) -> None:
+        tasks = []
+        for numbers, patience in requests:
+            tasks.append(
+                asyncio.create_task(first_values(scheduler, [ids(i, i + 1) for i in numbers]))
+            )
+            for _ in range(patience):
+                await asyncio.sleep(0)
+            if patience == 2:
+                tasks[-1].cancel()
+        answers = await asyncio.gather(*tasks, return_exceptions=True)
+        for (numbers, patience), answer in zip(requests, answers, strict=True):
+            if isinstance(answer, asyncio.CancelledError):
+                assert patience == 2
+            else:
+                assert answer == numbers
+
+    run(FakeEngine(num_slots), scenario)
+
+
+def test_the_wait_is_estimated_from_what_batches_took_under_load() -> None:
+    class SlowEngine(FakeEngine):
+        def forward(self, batch: Batch) -> EngineOutput:
+            time.sleep(1e-4)
+            return super().forward(batch)
+
+    engine = SlowEngine(num_slots=1)
+
+    async def scenario(scheduler: BatchScheduler) -> None:
+        assert scheduler.estimated_wait_s() == 0
+        for i in range(MIN_OBSERVED_BATCHES + REFIT_AFTER_BATCHES):
+            await scheduler.submit([ids(i, 1 + i % 60)])
+        engine.gate.clear()
+        tasks = [asyncio.create_task(scheduler.submit([ids(i, 64)])) for i in range(40)]
+        await until(lambda: scheduler.num_waiting == 39)
+        estimated_s = scheduler.estimated_wait_s()
+        assert estimated_s is not None
+        assert 39 * 1e-4 < estimated_s < 4
+        engine.gate.set()
+        await asyncio.gather(*tasks)
+        assert scheduler.estimated_wait_s() == 0
+
+    run(engine, scenario)
+
+
+def test_the_wait_is_unknown_until_batches_were_seen() -> None:
+    engine = FakeEngine(num_slots=1)
+    engine.gate.clear()
+
+    async def scenario(scheduler: BatchScheduler) -> None:
+        tasks = [asyncio.create_task(scheduler.submit([ids(i, 64)])) for i in range(3)]
+        await until(lambda: scheduler.num_waiting == 2)
+        assert scheduler.estimated_wait_s() is None
+        engine.gate.set()
+        await asyncio.gather(*tasks)
+
+    run(engine, scenario)

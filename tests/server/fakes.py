@@ -94,6 +94,9 @@ class FakeEngine:
     def __post_init__(self) -> None:
         self.gate.set()
 
+    def padded_length(self, num_tokens: int) -> int:
+        return num_tokens
+
     def forward(self, batch: Batch) -> EngineOutput:
         self.gate.wait(TIMEOUT_S)
         self.num_sequences += batch.num_sequences
@@ -222,11 +225,19 @@ def make_manifest(task: Task = Task.EMBEDDING, *, has_tokens: bool = True) -> Ma
     )
 
 
-def make_pipeline(engine: FakeEngine, *, metrics: ServerMetrics | None = None) -> InferencePipeline:
+def make_pipeline(
+    engine: FakeEngine, *, metrics: ServerMetrics | None = None, result_cache_bytes: int = 0
+) -> InferencePipeline:
     """Make a pipeline; call it where an event loop runs."""
     on_batch = None if metrics is None else metrics.observe_batch
     manifest = replace(make_manifest(engine.task), model=engine.model)
-    return InferencePipeline(manifest, make_tokenizer(), engine, on_batch=on_batch)
+    return InferencePipeline(
+        manifest,
+        make_tokenizer(),
+        engine,
+        on_batch=on_batch,
+        result_cache_bytes=result_cache_bytes,
+    )
 
 
 def make_state(options: ServerOptions | None = None) -> ServerState:
@@ -264,11 +275,11 @@ def ask_all(
     """Send requests one after the other to one application."""
 
     async def run() -> list[httpx2.Response]:
-        metrics = ServerMetrics()
-        with make_pipeline(engine or FakeEngine(), metrics=metrics) as pipeline:
-            app = create_app(
-                pipeline, options or ServerOptions(), metrics=metrics, admission=admission
-            )
+        metrics, given = ServerMetrics(), options or ServerOptions()
+        with make_pipeline(
+            engine or FakeEngine(), metrics=metrics, result_cache_bytes=given.result_cache_bytes
+        ) as pipeline:
+            app = create_app(pipeline, given, metrics=metrics, admission=admission)
             transport = httpx2.ASGITransport(app)
             async with httpx2.AsyncClient(transport=transport, base_url="http://test") as client:
                 return [

@@ -8,7 +8,7 @@ from tests.server.fakes import FakeEngine, ask, make_pipeline
 
 from beicli.errors import OverloadedError, PayloadTooLargeError, UnhealthyError
 from beicli.server.app import create_app
-from beicli.server.errors import BodyTimeoutError, ClientLeftError
+from beicli.server.errors import BodyTimeoutError, ClientLeftError, error_response
 from beicli.server.exchange import Admission, DisconnectWatch, FinishRequestBody, read_body
 from beicli.server.options import ServerOptions
 
@@ -159,6 +159,27 @@ def test_abort_ends_everyone_inside_and_lets_nobody_in() -> None:
 
 
 @pytest.mark.parametrize(
+    ("wait_s", "retry_after"),
+    [(None, 1), (0.0, 1), (0.2, 1), (1.2, 2), (7.0, 7), (1000.0, 60)],
+)
+def test_who_is_refused_hears_when_to_come_back(wait_s: float | None, retry_after: int) -> None:
+    admission = Admission(0)
+    admission.estimate_wait_s = lambda: wait_s
+
+    with pytest.raises(OverloadedError) as caught, admission:
+        pass
+
+    when = "a second" if retry_after == 1 else f"{retry_after} seconds"
+    assert caught.value.hint == f"0 requests are being served; retry after {when}"
+    response = error_response(caught.value, path="/embed")
+    assert response.headers["retry-after"] == str(retry_after)
+
+
+def spelled(number: int) -> str:
+    return " ".join(f"w{digit}" for digit in str(number))
+
+
+@pytest.mark.parametrize(
     ("options", "limit", "num_inputs"),
     [(ServerOptions(max_concurrent_requests=2), 2, 100), (ServerOptions(), 2048, 1)],
     ids=["configured", "default"],
@@ -172,10 +193,14 @@ def test_a_request_too_many_gets_429_whole_however_few_its_inputs(
             transport = httpx2.ASGITransport(create_app(pipeline, options))
             async with httpx2.AsyncClient(transport=transport, base_url="http://test") as client:
                 engine.gate.clear()
-                body = {"input": ["w1"] * num_inputs}
-                served = [
-                    asyncio.create_task(client.post("/v1/embeddings", json=body))
+                # No two alike: equal ones would wait as one.
+                numbers = iter(range(limit * num_inputs))
+                bodies = [
+                    {"input": [spelled(next(numbers)) for _ in range(num_inputs)]}
                     for _ in range(limit)
+                ]
+                served = [
+                    asyncio.create_task(client.post("/v1/embeddings", json=body)) for body in bodies
                 ]
                 while pipeline.num_waiting < 100:  # noqa: ASYNC110 - the queue announces nothing
                     await asyncio.sleep(0.001)

@@ -49,6 +49,7 @@ def test_info_has_the_keys_of_text_embeddings_inference() -> None:
         "max_client_batch_size": 128,
         "auto_truncate": True,
         "tokenization_workers": available_cpus(),
+        "replicas": 1,
         "version": __version__,
         "sha": None,
         "docker_label": None,

@@ -1,20 +1,27 @@
 import re
 
 import pytest
-from tests.server.fakes import FakeEngine, ask_all
+from tests.server.fakes import DIMENSION, FakeEngine, ask_all
 
 from beicli import __version__
 from beicli.model.spec import Task
+from beicli.pipeline.result_cache import ENTRY_OVERHEAD_BYTES
+from beicli.server.options import ServerOptions
 
 EMBEDDINGS = "/v1/embeddings"
 
 
 def scrape(
-    *bodies: object, engine: FakeEngine | None = None, route: str = EMBEDDINGS
+    *bodies: object,
+    engine: FakeEngine | None = None,
+    route: str = EMBEDDINGS,
+    result_cache_bytes: int = 0,
 ) -> dict[str, float]:
     """Samples of `/metrics` by name and labels, after some requests."""
     requests = [("POST", route, {"json": body}) for body in bodies]
-    return parse_samples(ask_all([*requests, ("GET", "/metrics", {})], engine=engine)[-1].text)
+    options = ServerOptions(result_cache_bytes=result_cache_bytes)
+    responses = ask_all([*requests, ("GET", "/metrics", {})], engine=engine, options=options)
+    return parse_samples(responses[-1].text)
 
 
 def parse_samples(page: str) -> dict[str, float]:
@@ -66,6 +73,29 @@ def test_cut_inputs_are_counted() -> None:
 
 def test_the_queue_is_read_when_the_page_is_asked_for() -> None:
     assert scrape()["te_queue_size"] == 0
+
+
+def test_the_wait_is_nothing_when_nothing_waits() -> None:
+    assert scrape({"input": "w1"})["bei_estimated_wait_seconds"] == 0
+
+
+def test_the_cache_of_results_is_counted_where_there_is_one() -> None:
+    bodies = [{"input": ["w1", "w2"]}, {"input": ["w2", "w3", "w1"]}]
+
+    without = scrape(*bodies)
+    samples = scrape(*bodies, result_cache_bytes=1000)
+
+    found = {name: value for name, value in samples.items() if "cache" in name}
+    # Two such results fit; the third drove out the first.
+    size = 4 * DIMENSION + 4 * 3 + ENTRY_OVERHEAD_BYTES
+    assert found == {
+        "bei_result_cache_hits_total": 2,
+        "bei_result_cache_misses_total": 3,
+        "bei_result_cache_evictions_total": 1,
+        "bei_result_cache_bytes": 2 * size,
+    }
+    assert not any("cache" in name for name in without)
+    assert samples["te_request_input_length_sum"] == without["te_request_input_length_sum"]
 
 
 def test_token_counts_of_inputs_are_observed_before_truncation() -> None:
@@ -168,6 +198,7 @@ def test_names_are_those_of_text_embeddings_inference() -> None:
         "te_batch_next_tokens": "histogram",
         "bei_batch_padded_tokens_total": "counter",
         "bei_truncated_inputs_total": "counter",
+        "bei_estimated_wait_seconds": "gauge",
         "bei_requests_total": "counter",
         "bei_build_info": "gauge",
     }

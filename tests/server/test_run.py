@@ -38,9 +38,9 @@ from beicli.errors import ServerStartError
 from beicli.server.options import ServerOptions
 from beicli.server.run import (
     Lifecycle,
-    _close,
     _explain_bind_error,
     bind_socket,
+    close_pipeline,
     run_server,
     serve_pipeline,
 )
@@ -379,7 +379,7 @@ def test_an_engine_that_hangs_does_not_keep_the_process_from_ending(
         engine.gate.clear()
         asking = asyncio.create_task(pipeline.embed(["w1"]))
         await asyncio.to_thread(wait_until, lambda: pipeline.stalled_for_s() > 0)
-        await _close(pipeline)
+        await close_pipeline(pipeline)
         asking.cancel()
 
     asyncio.run(run())

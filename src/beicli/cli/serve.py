@@ -63,19 +63,40 @@ def serve(
         Path | None,
         typer.Option(envvar="BEI_API_KEY_FILE", help="File with one accepted key a line."),
     ] = None,
+    result_cache_mib: Annotated[
+        int,
+        typer.Option(
+            envvar="BEI_RESULT_CACHE_MIB",
+            min=0,
+            help="Memory for results of earlier inputs, in MiB; 0 computes each anew.",
+        ),
+    ] = 0,
     drain_timeout_s: Annotated[
         float,
         typer.Option(
             envvar="BEI_DRAIN_TIMEOUT_S", min=0, help="How long a stop waits for running requests."
         ),
     ] = 30.0,
+    replicas: Annotated[
+        str,
+        typer.Option(
+            envvar="BEI_REPLICAS",
+            metavar="N|auto",
+            help="Processes that serve together, each with an engine and its part of the CPUs. "
+            "Limits of requests and of memory for results are divided among them.",
+        ),
+    ] = "1",
     num_slots: Annotated[
         int | None,
-        typer.Option(envvar="BEI_NUM_SLOTS", min=1, help="Forward passes at the same time."),
+        typer.Option(
+            envvar="BEI_NUM_SLOTS", min=1, help="Forward passes at the same time, in a replica."
+        ),
     ] = None,
     num_threads: Annotated[
         int | None,
-        typer.Option(envvar="BEI_NUM_THREADS", min=1, help="CPU threads over all slots."),
+        typer.Option(
+            envvar="BEI_NUM_THREADS", min=1, help="CPU threads over all slots of a replica."
+        ),
     ] = None,
 ) -> None:
     """Serve an engine directory over HTTP until SIGTERM."""
@@ -96,20 +117,52 @@ def serve(
         on_too_long=on_too_long,
         rerank_order=rerank_order,
         api_keys=_read_api_keys(api_key, api_key_file),
+        result_cache_bytes=result_cache_mib * 1024 * 1024,
         drain_timeout_s=drain_timeout_s,
         engine=EngineOptions(num_slots=num_slots, num_threads=num_threads),
     )
     manifest = artifact.manifest
     _warn_of_another_machine(manifest)
 
+    num_replicas = _num_replicas(replicas)
+
     def announce(url: str) -> None:
         name = served_model_name or manifest.name
+        together = f", {num_replicas} replicas" if num_replicas > 1 else ""
         say(
             f"Serving {name} ({manifest.model.task}, {manifest.precision}, inputs up to "
-            f"{manifest.limits.max_input_length:,} tokens) at {url}"
+            f"{manifest.limits.max_input_length:,} tokens{together}) at {url}"
         )
 
-    run_server(artifact, options, on_ready=announce)
+    if num_replicas == 1:
+        run_server(artifact, options, on_ready=announce)
+    else:
+        from beicli.server.replicas.supervisor import run_replicas
+
+        run_replicas(artifact, options, num_replicas=num_replicas, on_ready=announce)
+
+
+def _num_replicas(asked: str) -> int:
+    """Read `--replicas`; warns where replicas would share CPUs."""
+    from beicli.errors import UsageError
+    from beicli.machine import available_cpus
+    from beicli.server.replicas.plan import auto_replicas
+
+    num_cpus = available_cpus()
+    if asked == "auto":
+        return auto_replicas(num_cpus)
+    if not asked.isdecimal() or int(asked) < 1:
+        raise UsageError(
+            f"`--replicas {asked}` is neither a number of processes nor `auto`",
+            hint="a number is 1 or more; `auto` takes what suits the CPUs",
+        )
+    if int(asked) > num_cpus:
+        print_warning(
+            f"{asked} replicas share {num_cpus} CPU{'' if num_cpus == 1 else 's'}, and slow each "
+            "other down",
+            "`--replicas auto` takes what suits the CPUs",
+        )
+    return int(asked)
 
 
 def _warn_of_another_machine(manifest: "Manifest") -> None:

@@ -18,11 +18,13 @@ from beicli.engine.options import EngineOptions
 from beicli.errors import EmptyInputError, EngineError
 from beicli.machine import available_cpus
 from beicli.model.spec import ModelSpec, Task
+from beicli.pipeline.result_cache import CacheStatistics, ResultCache
 from beicli.pipeline.results import Timing, Usage
 from beicli.pipeline.tokenizer import Encoding, Tokenizer
 from beicli.pipeline.tokenizer_pool import TokenizerPool
 from beicli.scheduler.queue import BatchLimits
-from beicli.scheduler.scheduler import BatchScheduler, FinishedBatch
+from beicli.scheduler.requests import work_key
+from beicli.scheduler.scheduler import BatchScheduler, FinishedBatch, ForwardResult
 
 T = TypeVar("T")
 
@@ -37,7 +39,12 @@ class LoadedEngine:
         engine: Engine,
         *,
         on_batch: Callable[[FinishedBatch], None] | None = None,
+        result_cache_bytes: int = 0,
     ) -> None:
+        """on_batch: hears of every forward pass.
+
+        result_cache_bytes: for rows that were computed before; 0 keeps none.
+        """
         self._manifest = manifest
         self._tokenizer = tokenizer
         self._threads = TokenizerPool(num_threads=available_cpus())
@@ -47,6 +54,7 @@ class LoadedEngine:
             preferred_num_tokens=engine.preferred_num_tokens,
         )
         self._scheduler = BatchScheduler(engine, limits, on_batch=on_batch)
+        self._cache = ResultCache(result_cache_bytes) if result_cache_bytes else None
         self._has_pooled_output = manifest.model.task is not Task.TOKEN_CLASSIFICATION
         self._canary = tokenizer.encode(["ready"])[0].sequence
 
@@ -57,11 +65,18 @@ class LoadedEngine:
         *,
         options: EngineOptions | None = None,
         on_batch: Callable[[FinishedBatch], None] | None = None,
+        result_cache_bytes: int = 0,
     ) -> Self:
         """Load the engine and the tokenizer of an opened engine directory."""
         engine = load_engine(artifact, options or EngineOptions())
         tokenizer = open_tokenizer(artifact.path, artifact.manifest)
-        return cls(artifact.manifest, tokenizer, engine, on_batch=on_batch)
+        return cls(
+            artifact.manifest,
+            tokenizer,
+            engine,
+            on_batch=on_batch,
+            result_cache_bytes=result_cache_bytes,
+        )
 
     @property
     def manifest(self) -> Manifest:
@@ -75,6 +90,14 @@ class LoadedEngine:
     def num_waiting(self) -> int:
         """Sequences waiting for a slot."""
         return self._scheduler.num_waiting
+
+    def estimated_wait_s(self) -> float | None:
+        """How long what waits will take; None while that is not known yet."""
+        return self._scheduler.estimated_wait_s()
+
+    def cache_statistics(self) -> CacheStatistics | None:
+        """What became of the cache of results; None without one."""
+        return None if self._cache is None else self._cache.statistics()
 
     async def warm_up(self) -> None:
         """Run one short and one full-length sequence; raises EngineError if either fails."""
@@ -130,7 +153,7 @@ class LoadedEngine:
         if not encodings:
             raise EmptyInputError("`inputs` cannot be empty", hint="send at least one input")
         sequences = [encoding.sequence for encoding in encodings]
-        result = await self._scheduler.submit(sequences, needs_tokens=needs_tokens)
+        result = await self._compute(sequences, needs_tokens=needs_tokens)
         usage = Usage(
             num_tokens=sum(map(len, sequences)),
             input_lengths=tuple(encoding.original_length for encoding in encodings),
@@ -138,6 +161,32 @@ class LoadedEngine:
             timing=Timing(tokenization_s, result.queue_s, result.inference_s),
         )
         return result.outputs, usage
+
+    async def _compute(
+        self, sequences: Sequence[TokenSequence], *, needs_tokens: bool
+    ) -> ForwardResult:
+        """Take from the cache what is there, and compute the rest."""
+        cache = self._cache
+        if cache is None:
+            return await self._scheduler.submit(sequences, needs_tokens=needs_tokens)
+        keys = [work_key(sequence, needs_tokens=needs_tokens) for sequence in sequences]
+        found = [cache.get(key) for key in keys]
+        missing = [index for index, row in enumerate(found) if row is None]
+        if not missing:
+            return ForwardResult([row for row in found if row is not None], 0.0, 0.0)
+        result = await self._scheduler.submit(
+            [sequences[index] for index in missing], needs_tokens=needs_tokens
+        )
+        for index, row in zip(missing, result.outputs, strict=True):
+            cache.put(keys[index], row)
+            found[index] = row
+        # Means over all inputs, and what is in the cache takes no time.
+        share = len(missing) / len(keys)
+        return ForwardResult(
+            [row for row in found if row is not None],
+            result.queue_s * share,
+            result.inference_s * share,
+        )
 
     async def _submit(self, sequences: Sequence[TokenSequence]) -> None:
         await self._scheduler.submit(sequences, needs_tokens=not self._has_pooled_output)

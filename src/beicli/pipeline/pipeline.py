@@ -55,10 +55,17 @@ class InferencePipeline(LoadedEngine):
         engine: Engine,
         *,
         on_batch: Callable[[FinishedBatch], None] | None = None,
+        result_cache_bytes: int = 0,
     ) -> None:
         # First, since this refuses a damaged prompt and the engine's threads do not run yet.
         self._scoring = ScoringEncoder(tokenizer, manifest.model.rerank_template)
-        super().__init__(manifest, tokenizer, engine, on_batch=on_batch)
+        super().__init__(
+            manifest,
+            tokenizer,
+            engine,
+            on_batch=on_batch,
+            result_cache_bytes=result_cache_bytes,
+        )
 
     async def embed(
         self,
@@ -140,27 +147,21 @@ class InferencePipeline(LoadedEngine):
         raw_scores: bool = False,
         truncation: Truncation = Truncation(),  # noqa: B008 - frozen
     ) -> RerankResult:
-        """Score how relevant each text is for `query`; equal texts are computed once."""
+        """Score how relevant each text is for `query`; equal texts are tokenised once."""
         label = self.model.relevance_label
         if label is None:
             raise WrongTaskError("Backend error: model is not a re-ranker model")
         assert self.model.score_activation is not None, "classifiers have one"
         ranking = Ranking.of(query, texts)
-        encodings, tokenization_s = await self._tokenize(
+        distinct, tokenization_s = await self._tokenize(
             lambda: self._scoring.encode_ranking(ranking, truncation),
             self._scoring.num_characters(ranking.pairs()),
         )
-        outputs, computed = await self._run(encodings, tokenization_s)
+        outputs, usage = await self._run([distinct[row] for row in ranking.rows], tokenization_s)
         logits = relevance_logits(
             np.stack(outputs), label=label, activation=self.model.score_activation
         )
-        scores = logits if raw_scores else sigmoid(logits)
-        usage = replace(
-            computed,
-            input_lengths=tuple(computed.input_lengths[row] for row in ranking.rows),
-            num_truncated_inputs=sum(encodings[row].num_dropped_tokens > 0 for row in ranking.rows),
-        )
-        return RerankResult(scores[list(ranking.rows)], usage)
+        return RerankResult(logits if raw_scores else sigmoid(logits), usage)
 
     async def predict_tokens(
         self,

@@ -21,7 +21,8 @@ class Timing:
 class Usage:
     """What a request took.
 
-    num_tokens: tokens computed, special tokens included, after truncation.
+    num_tokens: tokens of all inputs, special tokens included, after truncation; also of those that
+        were computed for another input, or before.
     input_lengths: tokens of each input before truncation, special tokens included.
     num_truncated_inputs: how many inputs lost tokens to the length limit.
     """

@@ -12,7 +12,7 @@ from beicli.pipeline.tokenizer import Encoding, TextPair, Tokenizer, Truncation
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """A query and texts to rank for it, of which equal ones are computed once.
+    """A query and texts to rank for it, of which equal ones are tokenised once.
 
     distinct: the texts, without repetition; positions: where each comes first in the request.
     rows: of each text of the request, which of `distinct` it is.

@@ -1,9 +1,9 @@
-"""Who runs next: requests wait in the queue, slot threads take batches from it.
+"""Who runs next: work waits in the queue, slot threads take batches from it.
 
-State and its owner: the queue is touched only under `_state_changed`, held for microseconds; a
-request's rows are written by the slot thread that computed them, everything else of a request by
-the event loop. A slot's thread takes its next batch itself, so the engine never waits for the
-loop; the loop hears of a finished batch by one `call_soon_threadsafe`.
+State and its owner: the queue is touched only under `_state_changed`, held for microseconds; who
+waits for what is the event loop's (`requests.py`). A slot's thread takes its next batch itself, so
+the engine never waits for the loop; the loop hears of a finished batch by one
+`call_soon_threadsafe`.
 """
 
 import asyncio
@@ -11,14 +11,16 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
 from beicli.engine.base import Engine
 from beicli.engine.batch import Batch, EngineOutput, Float32, TokenSequence
-from beicli.errors import BeiError, EngineError, UnhealthyError
-from beicli.scheduler.queue import BatchLimits, QueuedSequence, SequenceQueue
+from beicli.errors import UnhealthyError
+from beicli.scheduler.cost import CostModel, Workload
+from beicli.scheduler.queue import BatchLimits, SequenceQueue
+from beicli.scheduler.requests import NotFiniteError, Request, Requests, Work
 
 logger = logging.getLogger(__name__)
 
@@ -50,32 +52,25 @@ class FinishedBatch:
     inference_s: float
 
 
-@dataclass(slots=True, eq=False)
-class _Request:
-    """One caller's sequences and what has come back of them."""
+@dataclass(frozen=True, slots=True)
+class _Computed:
+    """A batch that a slot is done with.
 
-    sequences: Sequence[TokenSequence]
-    needs_tokens: bool
-    done: "asyncio.Future[None]"
-    submitted_at: float
-    rows: list[Float32 | None] = field(default_factory=list)
-    num_missing: int = 0
-    queue_s: float = 0.0
-    inference_s: float = 0.0
-    error: BeiError | None = None
-    abandoned: bool = False
+    is_typical: whether its time tells what batches cost when there are many of them.
+    """
 
-    @property
-    def cancelled(self) -> bool:
-        # After one sequence failed the rest of its request is wasted work.
-        return self.abandoned or self.error is not None
-
-
-_Entries = list[QueuedSequence[_Request]]
+    work: list[Work]
+    started_at: float
+    finished_at: float
+    is_typical: bool
 
 
 class BatchScheduler:
-    """Runs an engine's slots over one queue; made and used on one event loop."""
+    """Runs an engine's slots over one queue; made and used on one event loop.
+
+    Equal sequences are computed once, also when they come with different requests: whoever brings
+    one that waits or is being computed gets its row, or its error.
+    """
 
     def __init__(
         self,
@@ -88,7 +83,9 @@ class BatchScheduler:
         self._limits = limits
         self._on_batch = on_batch
         self._loop = asyncio.get_running_loop()
-        self._queue: SequenceQueue[_Request] = SequenceQueue(limits)
+        self._queue: SequenceQueue[Work] = SequenceQueue(limits)
+        self._requests = Requests(engine.padded_length)
+        self._costs = CostModel()
         self._state_changed = threading.Condition()
         self._num_idle_slots = 0
         self._closing = False
@@ -109,8 +106,16 @@ class BatchScheduler:
 
     @property
     def num_waiting(self) -> int:
-        """Sequences in the queue."""
+        """Distinct sequences in the queue."""
         return len(self._queue)
+
+    def estimated_wait_s(self) -> float | None:
+        """How long the slots compute at what is queued; None while that is not known yet."""
+        waiting = self._queue.workload()
+        if waiting.num_tokens == 0:
+            return 0.0
+        computing_s = self._costs.estimate_s(waiting)
+        return None if computing_s is None else computing_s / self._engine.num_slots
 
     def stalled_for_s(self) -> float:
         """How long the slowest running forward pass has been at it; infinite if a slot died."""
@@ -130,30 +135,25 @@ class BatchScheduler:
         """Queue a request's sequences and wait for all their outputs.
 
         needs_tokens: wait for the output of every token, not for that of each sequence.
-        Cancelling the awaiting task takes what still waits out of the queue.
+        Rows may be shared with other callers, and must not be written to.
+        Cancelling the awaiting task takes what nobody else waits for out of the queue.
         Raises EngineError if a sequence cannot be computed, UnhealthyError while closing, and
         ValueError if a sequence is empty or above the token limit.
         """
-        request = _Request(sequences, needs_tokens, self._loop.create_future(), time.monotonic())
-        request.rows = [None] * len(sequences)
-        request.num_missing = len(sequences)
-        entries = [QueuedSequence(request, row, len(ids)) for row, ids in enumerate(sequences)]
-        with self._state_changed:
-            if self._closing:
-                raise UnhealthyError("the server is shutting down")
-            self._queue.push(entries)
-            self._state_changed.notify(len(entries))
+        num = len(sequences)
+        request = Request(self._loop.create_future(), time.monotonic(), [None] * num)
+        fresh = self._requests.join(request, sequences, needs_tokens=needs_tokens)
         try:
+            self._push(fresh)
             await request.done
         finally:
-            request.abandoned = True
+            self._requests.leave(request)
             if request.done.done() and not request.done.cancelled():
                 # A caller cancelled in the moment its request failed never looks at the failure,
                 # and asyncio would complain of that.
                 request.done.exception()
         outputs = [row for row in request.rows if row is not None]
-        assert len(outputs) == len(sequences), "a finished request misses rows; this is a bug"
-        num = len(sequences)
+        assert len(outputs) == num, "a finished request misses rows; this is a bug"
         return ForwardResult(outputs, request.queue_s / num, request.inference_s / num)
 
     def close(self) -> None:
@@ -165,104 +165,122 @@ class BatchScheduler:
             thread.join()
         self._engine.close()
 
+    def _push(self, work: list[Work]) -> None:
+        with self._state_changed:
+            if self._closing:
+                raise UnhealthyError("the server is shutting down")
+            self._queue.push(work)
+            self._state_changed.notify(len(work))
+
     def _run_slot(self, slot: int) -> None:
-        while entries := self._next_batch():
+        running = self._forward_started_at
+        while work := self._next_batch():
             started_at = time.monotonic()
-            self._forward_started_at[slot] = started_at
-            self._run_batch(entries)
-            del self._forward_started_at[slot]
+            running[slot] = started_at
+            # Batches share caches and memory with those of other slots. How they are cut matters
+            # when there are many, and then all slots are busy.
+            is_typical = len(running) == self._engine.num_slots
+            is_typical = self._run_batch(work) and is_typical
+            is_typical = is_typical and len(running) == self._engine.num_slots
+            del running[slot]
+            computed = _Computed(work, started_at, time.monotonic(), is_typical)
             try:
-                self._loop.call_soon_threadsafe(self._finish, entries, started_at, time.monotonic())
+                self._loop.call_soon_threadsafe(self._finish, computed)
             except RuntimeError:
                 # The loop is closed, and with it everyone who waited.
                 logger.warning("the event loop closed while a batch was running")
 
-    def _next_batch(self) -> _Entries:
+    def _next_batch(self) -> list[Work]:
         """Wait for work; empty when there is none and none will come."""
         with self._state_changed:
             self._num_idle_slots += 1
             try:
                 while True:
-                    entries = self._queue.take_batch(num_free_slots=self._num_idle_slots)
-                    if entries or self._closing:
-                        return entries
+                    work = self._queue.take_batch(num_free_slots=self._num_idle_slots)
+                    if work or self._closing:
+                        return work
                     self._state_changed.wait()
             finally:
                 self._num_idle_slots -= 1
 
-    def _run_batch(self, entries: _Entries) -> None:
-        """Compute `entries` and store rows or errors; a failing batch is split in half.
+    def _run_batch(self, work: list[Work]) -> bool:
+        """Compute `work` and store rows or failures; a failing batch is split in half.
 
         So a poisonous input ends up alone and its batch mates still get their answers.
+        Returns whether the batch was computed as it is.
         """
         try:
             batch = Batch.from_sequences(
-                [entry.request.sequences[entry.row] for entry in entries],
-                needs_tokens=any(entry.request.needs_tokens for entry in entries),
+                [item.sequence for item in work],
+                needs_tokens=any(item.needs_tokens for item in work),
             )
-            rows = _rows(entries, batch, self._engine.forward(batch))
+            output = self._engine.forward(batch)
+            rows = _rows(work, batch, output)
         except Exception as error:  # noqa: BLE001 - the boundary to a foreign runtime
-            self._split_or_fail(entries, error)
-            return
+            self._split_or_fail(work, error)
+            return False
         self._last_forward_at = time.monotonic()
-        for entry, row in zip(entries, rows, strict=True):
-            if np.isfinite(row).all():
-                entry.request.rows[entry.row] = row
-            else:
-                entry.request.error = EngineError(
-                    f"the model returned numbers that are not finite for input {entry.row}"
-                )
+        for item, row in zip(work, rows, strict=True):
+            item.row = row
+        if not all(np.isfinite(values).all() for values in _given(output)):
+            _fail_what_is_not_finite(work)
+        return True
 
-    def _split_or_fail(self, entries: _Entries, error: Exception) -> None:
-        if len(entries) > 1:
-            middle = len(entries) // 2
-            self._run_batch(entries[:middle])
-            self._run_batch(entries[middle:])
+    def _split_or_fail(self, work: list[Work], error: Exception) -> None:
+        if len(work) > 1:
+            middle = len(work) // 2
+            self._run_batch(work[:middle])
+            self._run_batch(work[middle:])
             return
         logger.error("forward pass failed for one sequence", exc_info=error)
-        failure = EngineError(
-            f"the engine could not compute input {entries[0].row}: {type(error).__name__}",
-            hint="the server's log has the details",
-        )
-        failure.__cause__ = error
-        entries[0].request.error = failure
+        work[0].failure = error
 
-    def _finish(self, entries: _Entries, started_at: float, finished_at: float) -> None:
+    def _finish(self, computed: _Computed) -> None:
         """On the event loop: account for a finished batch and wake whoever is complete."""
-        inference_s = finished_at - started_at
-        for entry in entries:
-            request = entry.request
-            request.num_missing -= 1
-            request.queue_s += started_at - request.submitted_at
-            request.inference_s += inference_s
-            if request.done.done():
-                continue
-            if request.error is not None:
-                request.done.set_exception(request.error)
-            elif request.num_missing == 0:
-                request.done.set_result(None)
+        self._requests.finish(
+            computed.work, started_at=computed.started_at, finished_at=computed.finished_at
+        )
+        lengths = [item.num_tokens for item in computed.work]
+        padded = Workload.of_batch(lengths)
+        inference_s = computed.finished_at - computed.started_at
+        if computed.is_typical:
+            self._costs.observe(padded, inference_s)
+            self._queue.cost = self._costs.cost
         if self._on_batch is not None:
-            lengths = [entry.num_tokens for entry in entries]
             self._on_batch(
                 FinishedBatch(
-                    num_sequences=len(entries),
-                    num_tokens=sum(lengths),
-                    num_padded_tokens=max(lengths) * len(entries),
+                    num_sequences=len(lengths),
+                    num_tokens=sum(len(item.sequence) for item in computed.work),
+                    num_padded_tokens=padded.num_tokens,
                     inference_s=inference_s,
                 )
             )
 
 
-def _rows(entries: _Entries, batch: Batch, output: EngineOutput) -> list[Float32]:
-    """Give each entry its part of the output, of its tokens or of itself.
+def _rows(work: list[Work], batch: Batch, output: EngineOutput) -> list[Float32]:
+    """Give each piece of work its part of the output, of its tokens or of itself.
 
     Requests that want the one and requests that want the other may share a batch.
     """
+    for values in _given(output):
+        # Requests share rows.
+        values.flags.writeable = False
     starts = batch.cu_seqlens
     rows = []
-    for index, entry in enumerate(entries):
-        source = output.tokens if entry.request.needs_tokens else output.pooled
+    for index, item in enumerate(work):
+        source = output.tokens if item.needs_tokens else output.pooled
         assert source is not None, "the pipeline asks for what the engine has"
-        needs_tokens = entry.request.needs_tokens
-        rows.append(source[starts[index] : starts[index + 1]] if needs_tokens else source[index])
+        rows.append(
+            source[starts[index] : starts[index + 1]] if item.needs_tokens else source[index]
+        )
     return rows
+
+
+def _given(output: EngineOutput) -> list[Float32]:
+    return [values for values in (output.pooled, output.tokens) if values is not None]
+
+
+def _fail_what_is_not_finite(work: list[Work]) -> None:
+    for item in work:
+        if item.row is None or not np.isfinite(item.row).all():
+            item.failure = NotFiniteError()

@@ -50,7 +50,10 @@ def create_app(
         metrics=metrics or ServerMetrics(),
         admission=admission or Admission(options.max_concurrent_requests),
     )
-    state.metrics.watch_queue(lambda: pipeline.num_waiting)
+    state.admission.estimate_wait_s = pipeline.estimated_wait_s
+    state.metrics.watch_queue(lambda: pipeline.num_waiting, pipeline.estimated_wait_s)
+    if pipeline.cache_statistics() is not None:
+        state.metrics.watch_cache(pipeline.cache_statistics)
     state.metrics.describe(pipeline.manifest, served_model_name=state.model_name)
     manifest = pipeline.manifest
     default_route = platform_route(manifest.model, manifest.default_route)

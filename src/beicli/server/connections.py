@@ -12,9 +12,13 @@ from typing import Self
 
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.asyncio.tcp_server import TCPServer
-from hypercorn.asyncio.worker_context import WorkerContext
 from hypercorn.config import Config
 from starlette.types import ASGIApp
+
+from beicli.server.gathering import GatheringWriter
+from beicli.server.idle import IdleContext, IdleTimer
+from beicli.server.replicas.acceptor import Acceptor
+from beicli.server.replicas.turns import Turns
 
 # Connections the kernel keeps while the event loop is busy: a burst of as many clients as may be
 # served at once finds room. The kernel lowers it to net.core.somaxconn.
@@ -27,44 +31,60 @@ KEEP_ALIVE_TIMEOUT_S = 75.0
 class _Connection(TCPServer):
     """Hypercorn's connection, which ends when the client leaves, not at the keep-alive timeout."""
 
-    _client_left = False
+    idle_task: IdleTimer
+
+    def __init__(
+        self,
+        app: ASGIWrapper,
+        config: Config,
+        context: IdleContext,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+    ) -> None:
+        loop, gathering = asyncio.get_running_loop(), GatheringWriter.around(writer)
+        super().__init__(app, loop, config, context, {}, reader, gathering)
+        self.idle_task = IdleTimer(
+            context, self._initiate_server_close, timeout_s=config.keep_alive_timeout
+        )
 
     async def _read_data(self) -> None:
         await super()._read_data()
-        self._client_left = True
-        await self.idle_task.stop()
-
-    async def _idle_timeout(self) -> None:
-        # Also called after an answer that the client did not wait for.
-        if not self._client_left:
-            await super()._idle_timeout()
+        self.idle_task.end()
 
 
 class Connections:
     """The open connections of one server, which `accept` makes."""
 
-    _server: asyncio.Server
+    _server: asyncio.Server | Acceptor
 
     def __init__(self, app: ASGIApp) -> None:
         # Both say ASGI, with types of their own for it.
         self._app = ASGIWrapper(app)  # type: ignore[arg-type]
         self._config = _hypercorn_config()
-        self._context = WorkerContext(max_requests=None)
+        self._context = IdleContext()
         self._open: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
 
     @classmethod
-    async def accept(cls, app: ASGIApp, listener: socket.socket) -> Self:
-        """Start serving the connections of a listening socket, which is owned from here on."""
+    async def accept(
+        cls, app: ASGIApp, listener: socket.socket, *, turns: Turns | None = None
+    ) -> Self:
+        """Start serving the connections of a listening socket, which is owned from here on.
+
+        turns: with the other processes that accept from it too.
+        """
         connections = cls(app)
-        connections._server = await asyncio.start_server(
-            connections._serve, sock=listener, backlog=BACKLOG
-        )
+        if turns is None:
+            connections._server = await asyncio.start_server(
+                connections._serve, sock=listener, backlog=BACKLOG
+            )
+        else:
+            connections._server = Acceptor(listener, connections._serve, turns)
         return connections
 
     async def drain(self) -> None:
         """Take no more connections, close idle ones, and wait until the busy ones are done."""
         self._server.close()
-        await self._context.terminated.set()
+        await self._context.terminate_idle()
         while self._open:
             await asyncio.wait(self._open)
 
@@ -79,11 +99,11 @@ class Connections:
             await asyncio.wait(self._open)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        task = asyncio.current_task()
         assert task is not None, "asyncio serves a connection in a task"
         self._open[task] = writer
         try:
-            await _Connection(self._app, loop, self._config, self._context, {}, reader, writer)
+            await _Connection(self._app, self._config, self._context, reader, writer)
         except asyncio.CancelledError:
             # By `abort`; asyncio 3.11 would log it as an error.
             return

@@ -118,7 +118,7 @@ def error_response(error: BeiError, *, path: str) -> Response:
     """Return the answer to `error` in the shape that clients of `path` expect."""
     headers: dict[str, str] = {}
     if isinstance(error, OverloadedError):
-        headers["retry-after"] = "1"
+        headers["retry-after"] = str(error.retry_after_s)
     if isinstance(error, MethodNotAllowedError):
         headers["allow"] = error.allow
     return Response(

@@ -4,7 +4,8 @@ The reasons are in docs/explanation/disconnects.md.
 """
 
 import asyncio
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Self
 
@@ -17,15 +18,19 @@ from beicli.server.errors import BodyTimeoutError, ClientLeftError
 BODY_TIMEOUT_S = 120.0
 # How long the rest of a refused body is read, so that the client gets to see the refusal.
 LINGER_S = 10.0
+# An estimate is no promise: nobody is sent away for longer.
+MAX_RETRY_AFTER_S = 60
 
 
 class Admission:
     """How many inference requests are inside, and whether more may enter; a context manager.
 
     A whole request is admitted or refused, however many inputs it has.
+    estimate_wait_s: how long what is inside will take, None while nobody knows; may be set later.
     """
 
     def __init__(self, max_concurrent_requests: int) -> None:
+        self.estimate_wait_s: Callable[[], float | None] = lambda: None
         self._max_concurrent_requests = max_concurrent_requests
         self._inside: set[asyncio.Task[object]] = set()
         self._aborted = False
@@ -54,11 +59,7 @@ class Admission:
         if self._aborted:
             raise UnhealthyError("the server is shutting down")
         if len(self._inside) >= self._max_concurrent_requests:
-            raise OverloadedError(
-                "Model is overloaded",
-                hint=f"{self._max_concurrent_requests} requests are being served; "
-                "retry after a second",
-            )
+            raise self._overloaded()
         self._inside.add(_current_task())
         return self
 
@@ -73,6 +74,16 @@ class Admission:
         if self._aborted and exc_type is asyncio.CancelledError:
             task.uncancel()
             raise UnhealthyError("the server is shutting down") from exc
+
+    def _overloaded(self) -> OverloadedError:
+        wait_s = self.estimate_wait_s() or 0.0
+        retry_after_s = min(max(math.ceil(wait_s), 1), MAX_RETRY_AFTER_S)
+        when = "a second" if retry_after_s == 1 else f"{retry_after_s} seconds"
+        return OverloadedError(
+            "Model is overloaded",
+            hint=f"{self._max_concurrent_requests} requests are being served; retry after {when}",
+            retry_after_s=retry_after_s,
+        )
 
 
 class DisconnectWatch:

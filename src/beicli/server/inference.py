@@ -107,11 +107,13 @@ class InferenceEndpoint:
             handler.family, size, answer.usage, answer_s=answered_at - started_at, total_s=total_s
         )
         if answer.usage is not None:
-            response.headers.update(compute_headers(answer.usage, size.num_characters, total_s))
+            headers = compute_headers(answer.usage, size.num_characters, total_s)
             if negotiated.wants_input_lengths:
-                response.headers["x-bei-input-tokens"] = ",".join(
-                    map(str, answer.usage.input_lengths)
-                )
+                headers["x-bei-input-tokens"] = ",".join(map(str, answer.usage.input_lengths))
+            # Not by `update`, which looks through all of them for each: none is there yet.
+            response.raw_headers += [
+                (name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()
+            ]
         return response
 
     async def _answer(self, request: SizedRequest) -> Answer:

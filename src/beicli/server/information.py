@@ -71,13 +71,14 @@ class InformationEndpoints:
                 "served_model_name": self._state.model_name,
                 "model_type": describe_model_type(manifest.model),
                 "prompts": list(manifest.model.prompts),
-                "max_concurrent_requests": options.max_concurrent_requests,
+                "max_concurrent_requests": options.max_concurrent_requests * options.num_replicas,
                 "max_input_length": manifest.limits.max_input_length,
                 "max_batch_tokens": manifest.limits.max_num_tokens,
                 "max_batch_requests": manifest.limits.max_batch_size,
                 "max_client_batch_size": options.max_client_batch_size,
                 "auto_truncate": options.on_too_long == "truncate",
                 "tokenization_workers": available_cpus(),
+                "replicas": options.num_replicas,
                 "version": __version__,
                 "sha": None,
                 "docker_label": None,
@@ -104,7 +105,8 @@ class InformationEndpoints:
 
     async def metrics(self, _: Request) -> Response:
         """`GET /metrics`."""
-        return Response(self._state.metrics.render(), headers={"content-type": CONTENT_TYPE})
+        page = self._state.metrics.render_whole_server()
+        return Response(page, headers={"content-type": CONTENT_TYPE})
 
     def _model(self) -> dict[str, object]:
         created_at = datetime.fromisoformat(self._state.pipeline.manifest.created_at)

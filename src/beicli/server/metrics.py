@@ -5,8 +5,10 @@ then in either `te_request_success` or `te_request_failure`. A request that is r
 body is understood appears in `te_request_failure` alone.
 """
 
+import math
+import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -18,11 +20,15 @@ from prometheus_client import (
     disable_created_metrics,
     generate_latest,
 )
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from beicli import __version__
 from beicli.artifact.manifest import Manifest
+from beicli.pipeline.result_cache import CacheStatistics
 from beicli.pipeline.results import Usage
 from beicli.scheduler.scheduler import FinishedBatch
+from beicli.server.replicas.pages import MetricsPages
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -91,10 +97,36 @@ class _FamilyMetrics:
         )
 
 
-class ServerMetrics:
-    """The server's own registry; used on the event loop only."""
+class _CacheCollector(Collector):
+    """Reads the cache's own figures whenever the page is asked for."""
 
-    def __init__(self) -> None:
+    def __init__(self, statistics: Callable[[], CacheStatistics | None]) -> None:
+        self._statistics = statistics
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the figures, none while there is no cache."""
+        now = self._statistics()
+        if now is None:
+            return
+        for name, documentation, value in (
+            ("hits", "Inputs answered from the cache", now.num_hits),
+            ("misses", "Inputs that were not in the cache", now.num_misses),
+            ("evictions", "Results that made room for others", now.num_evictions),
+        ):
+            yield CounterMetricFamily(f"bei_result_cache_{name}", documentation, value=value)
+        yield GaugeMetricFamily(
+            "bei_result_cache_bytes", "Memory that results take", value=now.num_bytes
+        )
+
+
+class ServerMetrics:
+    """The server's own registry; used on the event loop only.
+
+    pages: those of all replicas, where this server is one of several.
+    """
+
+    def __init__(self, pages: MetricsPages | None = None) -> None:
+        self._pages = pages
         self._registry = CollectorRegistry()
         count = self._counter("te_request_count", "Inference requests understood", "method")
         success = self._counter("te_request_success", "Inference requests answered", "method")
@@ -111,6 +143,11 @@ class ServerMetrics:
             family: _FamilyMetrics(family, self._registry) for family in get_args(Family)
         }
         self._queue_size = Gauge("te_queue_size", "Inputs waiting", registry=self._registry)
+        self._estimated_wait = Gauge(
+            "bei_estimated_wait_seconds",
+            "Time until what waits is computed; NaN until enough batches were seen",
+            registry=self._registry,
+        )
         self._batch_size = self._histogram("te_batch_next_size", "Inputs a batch", SIZE_BUCKETS)
         self._batch_tokens = self._histogram(
             "te_batch_next_tokens", "Tokens a batch, without padding", TOKEN_BUCKETS
@@ -142,9 +179,16 @@ class ServerMetrics:
             precision=manifest.precision,
         ).set(1)
 
-    def watch_queue(self, num_waiting: Callable[[], int]) -> None:
-        """Read `te_queue_size` from `num_waiting` whenever the page is asked for."""
+    def watch_queue(
+        self, num_waiting: Callable[[], int], estimate_wait_s: Callable[[], float | None]
+    ) -> None:
+        """Read the gauges of the queue from these whenever the page is asked for."""
         self._queue_size.set_function(num_waiting)
+        self._estimated_wait.set_function(lambda: _or_nan(estimate_wait_s()))
+
+    def watch_cache(self, statistics: Callable[[], CacheStatistics | None]) -> None:
+        """Say on the page what becomes of the cache of results."""
+        self._registry.register(_CacheCollector(statistics))
 
     def observe_batch(self, batch: FinishedBatch) -> None:
         """Account for one forward pass."""
@@ -189,8 +233,22 @@ class ServerMetrics:
         """Account for an answer of any route; both labels must be from a closed set."""
         self._answers.labels(route, status).inc()
 
+    def render_whole_server(self) -> bytes:
+        """Return the page with what the other replicas say, if there are any."""
+        page = self.render()
+        if self._pages is None:
+            return page
+        # What has been told once is told by all from now on: counters never go down.
+        self._pages.write(os.getpid(), page)
+        return self._pages.add_others(os.getpid(), page)
+
+    def keep_page(self) -> None:
+        """Let the other replicas know what this one counted."""
+        assert self._pages is not None, "there are other replicas"
+        self._pages.write(os.getpid(), self.render())
+
     def render(self) -> bytes:
-        """Return the page in the Prometheus text format."""
+        """Return the page of this process in the Prometheus text format."""
         return _TE_COUNTER.sub(rb"\1", generate_latest(self._registry))
 
     def _counter(self, name: str, documentation: str, *labels: str) -> Counter:
@@ -198,6 +256,10 @@ class ServerMetrics:
 
     def _histogram(self, name: str, documentation: str, buckets: list[int]) -> Histogram:
         return Histogram(name, documentation, buckets=buckets, registry=self._registry)
+
+
+def _or_nan(value: float | None) -> float:
+    return math.nan if value is None else value
 
 
 def _method(is_batch: bool) -> str:  # noqa: FBT001 - the only argument

@@ -18,6 +18,8 @@ class ServerOptions:
     on_too_long: what becomes of an input beyond the model's window when the request does not say.
     rerank_order: of the answers of `/rerank`: that of the texts, or best first.
     api_keys: one of them must come with every request but those for health; empty lets all in.
+    result_cache_bytes: for rows that were computed before; 0 keeps none.
+    num_replicas: processes that serve together; the limits here are those of each.
     drain_timeout_s: how long running requests may go on after the server was told to stop.
     """
 
@@ -30,5 +32,7 @@ class ServerOptions:
     on_too_long: Literal["truncate", "error"] = "truncate"
     rerank_order: Literal["input", "score"] = "input"
     api_keys: tuple[str, ...] = field(default=(), repr=False)
+    result_cache_bytes: int = 0
+    num_replicas: int = 1
     drain_timeout_s: float = 30.0
     engine: EngineOptions = field(default_factory=EngineOptions)

@@ -22,6 +22,7 @@ from beicli.server.connections import BACKLOG, Connections
 from beicli.server.exchange import Admission
 from beicli.server.metrics import ServerMetrics
 from beicli.server.options import ServerOptions
+from beicli.server.replicas.turns import Turns
 
 logger = logging.getLogger(__name__)
 
@@ -36,10 +37,12 @@ class Lifecycle:
     """What the server tells whoever runs it, and is told: ready, stop, stop now.
 
     on_ready: called once with the server's URL, when requests are accepted.
+    turns: with the other processes that accept from the same socket; None where there are none.
     """
 
-    def __init__(self, *, on_ready: Callable[[str], None]) -> None:
+    def __init__(self, *, on_ready: Callable[[str], None], turns: Turns | None = None) -> None:
         self.on_ready = on_ready
+        self.turns = turns
         self.stop_requested = asyncio.Event()
         self.hurried = asyncio.Event()
 
@@ -67,7 +70,7 @@ def run_server(
         on_ready(url)
 
     lifecycle = Lifecycle(on_ready=announce)
-    _allow_many_connections()
+    allow_many_connections()
     asyncio.run(serve(artifact, options, lifecycle))
 
 
@@ -77,12 +80,15 @@ async def serve(artifact: EngineArtifact, options: ServerOptions, lifecycle: Lif
         metrics = ServerMetrics()
         # Loading the tokenizer in a thread beside the engine was tried: it saves nothing.
         pipeline = InferencePipeline.open(
-            artifact, options=options.engine, on_batch=metrics.observe_batch
+            artifact,
+            options=options.engine,
+            on_batch=metrics.observe_batch,
+            result_cache_bytes=options.result_cache_bytes,
         )
         try:
             await serve_pipeline(pipeline, options, lifecycle, listener=listener, metrics=metrics)
         finally:
-            await _close(pipeline)
+            await close_pipeline(pipeline)
 
 
 async def serve_pipeline(
@@ -101,7 +107,7 @@ async def serve_pipeline(
     admission = Admission(options.max_concurrent_requests)
     app = create_app(pipeline, options, metrics=metrics, admission=admission)
     url = _listen(listener)
-    connections = await Connections.accept(app, listener)
+    connections = await Connections.accept(app, listener, turns=lifecycle.turns)
     try:
         lifecycle.on_ready(url)
         await lifecycle.stop_requested.wait()
@@ -126,7 +132,8 @@ async def _drain(
         task.cancel()
 
 
-def _allow_many_connections() -> None:
+def allow_many_connections() -> None:
+    """Raise the limit of open files to what the system lets this process have."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MAX_OPEN_FILES if hard == resource.RLIM_INFINITY else min(MAX_OPEN_FILES, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -206,7 +213,7 @@ async def _warm_up(pipeline: InferencePipeline) -> None:
         ) from error
 
 
-async def _close(pipeline: InferencePipeline) -> None:
+async def close_pipeline(pipeline: InferencePipeline) -> None:
     """Close the pipeline, unless a forward pass holds it up for too long."""
     # A daemon thread, unlike an executor's, does not keep the process from ending.
     thread = threading.Thread(target=pipeline.close, name="bei-close", daemon=True)

@@ -1,0 +1,146 @@
+"""Who waits for which sequence: equal sequences are one piece of work, whoever asked for them.
+
+Owned by the event loop. Of a piece of work a slot's thread reads what is to be computed and writes
+`row` or `failure`, before the loop hears that it is finished.
+"""
+
+from asyncio import Future
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from beicli.engine.batch import Float32, TokenSequence
+from beicli.errors import EngineError
+
+# Token ids, token types, and whether it is the tokens' outputs that are wanted.
+WorkKey = tuple[bytes, bytes | None, bool]
+
+
+class NotFiniteError(Exception):
+    """The model returned infinities, or what is no number."""
+
+
+@dataclass(slots=True, eq=False)
+class Work:
+    """One sequence to compute, and the places in requests that its row goes to.
+
+    num_tokens: to which the engine pads it if it is the longest of its batch.
+    waiters: of each request that waits, which of its inputs this is.
+    cancelled: nobody waits any more, nor will: whoever comes with this sequence gets new work.
+    """
+
+    key: WorkKey
+    sequence: TokenSequence
+    needs_tokens: bool
+    num_tokens: int
+    waiters: "dict[Request, list[int]]" = field(default_factory=dict)
+    cancelled: bool = False
+    row: Float32 | None = None
+    failure: Exception | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """One caller's sequences and what has come back of them.
+
+    work: the distinct ones; num_missing: how many of them are not finished.
+    queue_s, inference_s: sums over the sequences.
+    """
+
+    done: Future[None]
+    submitted_at: float
+    rows: list[Float32 | None]
+    work: list[Work] = field(default_factory=list)
+    num_missing: int = 0
+    queue_s: float = 0.0
+    inference_s: float = 0.0
+
+
+class Requests:
+    """The requests that wait, and the work they wait for.
+
+    padded_length: of the engine.
+    """
+
+    def __init__(self, padded_length: Callable[[int], int]) -> None:
+        self._padded_length = padded_length
+        self._unfinished: dict[WorkKey, Work] = {}
+
+    def join(
+        self, request: Request, sequences: Sequence[TokenSequence], *, needs_tokens: bool
+    ) -> list[Work]:
+        """Let `request` wait for `sequences`; return the work that nobody else had asked for.
+
+        Who joins must `leave`, whatever happens to that work.
+        """
+        fresh = []
+        for row, sequence in enumerate(sequences):
+            key = work_key(sequence, needs_tokens=needs_tokens)
+            work = self._unfinished.get(key)
+            if work is None:
+                work = Work(key, sequence, needs_tokens, self._padded_length(len(sequence)))
+                self._unfinished[key] = work
+                fresh.append(work)
+            rows = work.waiters.get(request)
+            if rows is None:
+                work.waiters[request] = [row]
+                request.work.append(work)
+            else:
+                rows.append(row)
+        request.num_missing = len(request.work)
+        return fresh
+
+    def leave(self, request: Request) -> None:
+        """Let `request` wait no more; work that nobody else waits for is cancelled."""
+        if request.num_missing == 0:
+            return
+        for work in request.work:
+            if work.waiters.pop(request, None) is not None and not work.waiters:
+                work.cancelled = True
+                self._forget(work)
+
+    def finish(self, finished: Iterable[Work], *, started_at: float, finished_at: float) -> None:
+        """Hand out the rows of computed work, and wake whoever has all of them, or an error."""
+        for work in finished:
+            self._forget(work)
+            for request, rows in work.waiters.items():
+                # Who joined late waited less, and for a part of the computation or none of it.
+                request.queue_s += len(rows) * max(started_at - request.submitted_at, 0.0)
+                began_at = max(started_at, request.submitted_at)
+                request.inference_s += len(rows) * max(finished_at - began_at, 0.0)
+                for row in rows:
+                    request.rows[row] = work.row
+                request.num_missing -= 1
+                _wake(request, work, rows[0])
+            work.waiters.clear()
+
+    def _forget(self, work: Work) -> None:
+        # Cancelled work was forgotten before, and there may be new work in its place.
+        if self._unfinished.get(work.key) is work:
+            del self._unfinished[work.key]
+
+
+def work_key(sequence: TokenSequence, *, needs_tokens: bool) -> WorkKey:
+    """Return what two inputs have in common exactly when one computation answers both."""
+    types = sequence.token_type_ids
+    return sequence.input_ids.tobytes(), None if types is None else types.tobytes(), needs_tokens
+
+
+def _wake(request: Request, work: Work, row: int) -> None:
+    if request.done.done():
+        return
+    if work.failure is not None:
+        request.done.set_exception(_explain(work.failure, row))
+    elif request.num_missing == 0:
+        request.done.set_result(None)
+
+
+def _explain(failure: Exception, row: int) -> EngineError:
+    """Make the error of a request whose input `row` failed."""
+    if isinstance(failure, NotFiniteError):
+        return EngineError(f"the model returned numbers that are not finite for input {row}")
+    error = EngineError(
+        f"the engine could not compute input {row}: {type(failure).__name__}",
+        hint="the server's log has the details",
+    )
+    error.__cause__ = failure
+    return error

@@ -1,0 +1,67 @@
+"""Writes the parts of an answer to the socket at once: its head and its body are one system call.
+
+Hypercorn writes them one after the other, without giving way to anything in between; each would be
+sent by itself, and the client woken twice.
+"""
+
+import asyncio
+from typing import Any, cast
+
+# Longer parts are not worth a copy.
+MAX_GATHERED_BYTES = 64 * 1024
+
+
+class GatheringWriter:
+    """A stream writer, as far as hypercorn uses one, that sends when the event loop comes round."""
+
+    def __init__(self, writer: asyncio.StreamWriter) -> None:
+        self._writer = writer
+        self._loop = asyncio.get_running_loop()
+        self._parts: list[bytes] = []
+        self._num_bytes = 0
+
+    @classmethod
+    def around(cls, writer: asyncio.StreamWriter) -> asyncio.StreamWriter:
+        """Return `writer` with its parts gathered."""
+        return cast("asyncio.StreamWriter", cls(writer))
+
+    def write(self, data: bytes) -> None:
+        """Send `data` after what was written before, soon."""
+        if not data:
+            return
+        if self._num_bytes + len(data) > MAX_GATHERED_BYTES:
+            self._flush()
+            self._writer.write(data)
+            return
+        if not self._parts:
+            self._loop.call_soon(self._flush)
+        self._parts.append(data)
+        self._num_bytes += len(data)
+
+    async def drain(self) -> None:
+        """Wait while the client reads too slowly for what was sent so far."""
+        await self._writer.drain()
+
+    def write_eof(self) -> None:
+        """Say that nothing follows."""
+        self._flush()
+        self._writer.write_eof()
+
+    def close(self) -> None:
+        """Close the connection when everything is sent."""
+        self._flush()
+        self._writer.close()
+
+    async def wait_closed(self) -> None:
+        """Wait until the connection is closed."""
+        await self._writer.wait_closed()
+
+    def get_extra_info(self, name: str) -> Any:
+        """Return what is known of the transport."""
+        return self._writer.get_extra_info(name)
+
+    def _flush(self) -> None:
+        parts, self._parts, self._num_bytes = self._parts, [], 0
+        # The connection may have been cut meanwhile, and then nobody reads this.
+        if parts and not self._writer.transport.is_closing():
+            self._writer.write(b"".join(parts))

@@ -1,0 +1,73 @@
+"""Closes a connection that is idle for too long, without a task for every wait between requests.
+
+Hypercorn starts two tasks after each answer and cancels them at the next request, which was a sixth
+of what a short request costs (benchmarks/LOG.md). A timer of the event loop does the same.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from hypercorn.asyncio.task_group import TaskGroup
+from hypercorn.asyncio.worker_context import AsyncioSingleTask, WorkerContext
+
+
+class IdleContext(WorkerContext):
+    """Hypercorn's context of a server, with the connections that are idle now."""
+
+    def __init__(self) -> None:
+        super().__init__(max_requests=None)
+        self.idle: set[IdleTimer] = set()
+
+    async def terminate_idle(self) -> None:
+        """Close what is idle, and from now on whatever becomes idle."""
+        await self.terminated.set()
+        for timer in list(self.idle):
+            timer.expire()
+
+
+class IdleTimer(AsyncioSingleTask):
+    """In the place of hypercorn's task that waits for one connection.
+
+    close: ends the connection.
+    """
+
+    def __init__(
+        self, context: IdleContext, close: Callable[[], Awaitable[None]], *, timeout_s: float
+    ) -> None:
+        super().__init__()
+        self._context = context
+        self._close = close
+        self._timeout_s = timeout_s
+        self._timer: asyncio.TimerHandle | None = None
+        self._is_over = False
+
+    def end(self) -> None:
+        """Never start again: the client has left, and the connection ends with what still runs."""
+        self._is_over = True
+        self._cancel()
+
+    async def restart(self, task_group: TaskGroup, _action: object) -> None:  # type: ignore[override]
+        """Wait for the next request from now on; hypercorn gives what it would run for that."""
+        self._cancel()
+        if self._is_over:
+            return
+        self._task_group = task_group
+        self._context.idle.add(self)
+        self._timer = asyncio.get_running_loop().call_later(self._timeout_s, self.expire)
+        if self._context.terminated.is_set():
+            self.expire()
+
+    async def stop(self) -> None:
+        """Wait no more: there is a request, or the connection has ended."""
+        self._cancel()
+
+    def expire(self) -> None:
+        """Close the connection."""
+        self._cancel()
+        self._task_group.spawn(self._close)
+
+    def _cancel(self) -> None:
+        self._context.idle.discard(self)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None

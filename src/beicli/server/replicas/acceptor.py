@@ -1,0 +1,102 @@
+"""Accepts from a socket that other processes accept from too, one connection at a time, in turn.
+
+asyncio's own server takes all connections that wait, and uvloop's does so whatever it is told.
+"""
+
+import asyncio
+import logging
+import socket
+from collections.abc import Awaitable, Callable
+
+from beicli.server.replicas.turns import Turns
+
+logger = logging.getLogger(__name__)
+
+PAUSE_S = 0.001
+# Whoever holds fewer connections may be busy: nobody waits for it for longer than this.
+PATIENCE_S = 0.02
+# After an accept that failed, mostly since this process may not open more files.
+RETRY_S = 1.0
+
+Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+class Acceptor:
+    """Hands the connections of a shared listening socket, which it owns, to `serve`."""
+
+    def __init__(self, listener: socket.socket, serve: Serve, turns: Turns) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._listener = listener
+        self._serve = serve
+        self._turns = turns
+        self._timer: asyncio.TimerHandle | None = None
+        self._patient_until = 0.0
+        # The loop itself keeps no reference to a task.
+        self._opening: set[asyncio.Task[None]] = set()
+        listener.setblocking(False)
+        turns.begin()
+        self._watch()
+
+    def close(self) -> None:
+        """Accept no more; connections that are open stay so. May be called again."""
+        if self._listener.fileno() == -1:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        # Before it is closed: other processes hold the same socket, so the kernel would go on
+        # telling of its connections.
+        self._loop.remove_reader(self._listener)
+        self._listener.close()
+        self._turns.end()
+
+    def _watch(self) -> None:
+        self._loop.add_reader(self._listener, self._on_waiting)
+
+    def _on_waiting(self) -> None:
+        now = self._loop.time()
+        if self._turns.is_anothers:
+            if now > self._patient_until + PATIENCE_S:
+                # What was waited for before has been accepted by another.
+                self._patient_until = now + PATIENCE_S
+            if now < self._patient_until:
+                self._pause(PAUSE_S)
+                return
+        self._patient_until = 0.0
+        self._accept()
+
+    def _pause(self, duration_s: float) -> None:
+        self._loop.remove_reader(self._listener)
+        self._timer = self._loop.call_later(duration_s, self._watch)
+
+    def _accept(self) -> None:
+        try:
+            connection, _ = self._listener.accept()
+        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+            # Another process was quicker, or the client has left.
+            return
+        except OSError as error:
+            logger.error("cannot accept a connection: %s", error)  # noqa: TRY400 - known reasons
+            self._pause(RETRY_S)
+            return
+        connection.setblocking(False)
+        self._turns.opened()
+        task = self._loop.create_task(self._open(connection))
+        self._opening.add(task)
+        task.add_done_callback(self._opening.discard)
+
+    async def _open(self, connection: socket.socket) -> None:
+        reader = asyncio.StreamReader()
+        protocol = asyncio.StreamReaderProtocol(reader, self._serve_counted)
+        try:
+            await self._loop.connect_accepted_socket(lambda: protocol, connection)
+        except OSError:
+            # The client has left already.
+            self._turns.closed()
+
+    async def _serve_counted(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        try:
+            await self._serve(reader, writer)
+        finally:
+            self._turns.closed()
