@@ -6,7 +6,7 @@ of it only what is in the directory.
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,7 +19,6 @@ from beicli.artifact.manifest import (
     Manifest,
     Precision,
     Source,
-    Tuning,
 )
 from beicli.artifact.report import AccuracyReport
 from beicli.builder import openvino, torch
@@ -38,6 +37,7 @@ from beicli.builder.quantization.plan import Method
 from beicli.builder.quantized import QuantizationRequest, quantize_engine
 from beicli.builder.record import Computed, describe_engine, describe_source, write_config
 from beicli.builder.tokenizer_files import write_tokenizer
+from beicli.builder.tuned import Tune, tune_engine
 from beicli.config.load import LoadedConfig
 from beicli.config.schema import (
     BaseModel,
@@ -56,8 +56,6 @@ from beicli.modeling.onnx_network import fit_spec
 from beicli.sources.checkpoint import fetch_checkpoint
 
 _BACKENDS: Mapping[Backend, EngineBackend] = {"openvino": openvino, "torch": torch}
-# Measures an engine directory, in one of these precisions where there are any to choose from.
-Tune = Callable[[EngineArtifact, Sequence[Precision]], tuple[Precision, Tuning]]
 _METHODS: Mapping[QuantizationType, Method] = {
     QuantizationType.WEIGHTS_INT8: "weights_int8",
     QuantizationType.SMOOTH_QUANT: "smooth_quant",
@@ -140,7 +138,9 @@ def build_engine(
             may_choose = options.precision is None and manifest.precision == "bf16"
             judged = manifest.precision
             with request.step("Tuned") as say:
-                manifest = _tuned(staging, manifest, options.tune, may_choose=may_choose)
+                manifest = tune_engine(staging, manifest, options.tune, may_choose=may_choose)
+                features = backend.cpu_features(manifest.residual_precision)
+                manifest = replace(manifest, cpu_features=features)
                 say(describe_tuning(manifest))
             if manifest.precision != judged:
                 seal_artifact(staging, manifest)
@@ -253,19 +253,6 @@ def _choose_calibration(request: _Request, network: Network) -> QuantizationRequ
     return QuantizationRequest(
         method=request.method, calibration=calibration, checkpoint=network.checkpoint
     )
-
-
-def _tuned(staging: Path, manifest: Manifest, tune: Tune, *, may_choose: bool) -> Manifest:
-    """Have the engine measured, in float32 too if nobody asked for a precision.
-
-    On a CPU that is no slower in float32 there is no reason to give up any of it.
-    """
-    precisions: tuple[Precision, ...] = ("f32", manifest.precision) if may_choose else ()
-    precision, tuning = tune(EngineArtifact(staging, manifest), precisions)
-    if precision != manifest.precision:
-        features = _BACKENDS[manifest.backend].cpu_features(precision)
-        manifest = replace(manifest, precision=precision, cpu_features=features)
-    return replace(manifest, tuning=tuning)
 
 
 def _check_buildable(
