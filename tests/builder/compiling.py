@@ -13,7 +13,8 @@ from beicli.openvino_api import ov
 def compile_f32(module: TaskModule, spec: ModelSpec, directory: Path) -> ov.InferRequest:
     """Export a loaded module into `directory` and compile it, in float32 on every CPU."""
     export_onnx(module, spec, directory / "model.onnx")
-    openvino.convert(directory / "model.onnx", directory)
+    is_guarded = spec.model_type not in openvino.MASKED_BY_PADDING_ALONE
+    openvino.convert(directory / "model.onnx", directory, is_guarded=is_guarded)
     options = {"INFERENCE_PRECISION_HINT": "f32"}
     compiled = ov.Core().compile_model(directory / OPENVINO_MODEL, "CPU", options)
     return compiled.create_infer_request()

@@ -19,6 +19,10 @@ TOOLCHAIN: tuple[str, ...] = (
     "tokenizers",
     "numpy",
 )
+# Encoders in which every token sees every other; a window or a decoder hides more than padding.
+MASKED_BY_PADDING_ALONE = frozenset(
+    {"bert", "roberta", "xlm-roberta", "camembert", "distilbert", "electra", "albert"}
+)
 # Without one of these 8 bit is emulated, and slower than 32.
 _8_BIT_FEATURES = {"avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm"}
 
@@ -63,26 +67,51 @@ def write_engine(network: Network, staging: Path, step: Step) -> tuple[TensorInf
         opset = export_onnx(network.module, network.spec, onnx_path)
         say(f"ONNX, opset {opset}")
     with step("Compiled") as say:
-        outputs = convert(onnx_path, staging, hint=failure_hint(network.module))
+        outputs = convert(
+            onnx_path,
+            staging,
+            hint=failure_hint(network.module),
+            is_guarded=network.spec.model_type not in MASKED_BY_PADDING_ALONE,
+        )
         shutil.rmtree(onnx_path.parent)
         say(_describe_precision(network))
     return outputs
 
 
-def convert(onnx_path: Path, directory: Path, *, hint: str = TORCH_HINT) -> tuple[TensorInfo, ...]:
+def convert(
+    onnx_path: Path, directory: Path, *, hint: str = TORCH_HINT, is_guarded: bool = True
+) -> tuple[TensorInfo, ...]:
     """Write the IR below `directory`, weights in float32; return what it gives out.
 
     Precision is a hint when the IR is compiled, so every precision shares this file.
     hint: what is left to do with a graph that it cannot read.
+    is_guarded: whether attention may meet rows that see no token at all; see `_drop_guards`.
     """
     target = directory / OPENVINO_MODEL
     target.parent.mkdir()
     try:
         model = ov.Core().read_model(onnx_path)
+        if not is_guarded:
+            _drop_guards(model)
         ov.save_model(model, target, compress_to_fp16=False)
     except RuntimeError as error:
         raise BuildError(f"OpenVINO cannot read the exported graph: {error}", hint=hint) from error
     return tuple(_describe(output) for output in model.outputs)
+
+
+def _drop_guards(model: ov.Model) -> None:
+    """Take out what turns the result of attention to 0 where a row sees no token.
+
+    The exporter writes it for every mask: `Select(IsNaN(x), 0, x)`. Where a mask hides padding and
+    nothing else, every row sees the first token, and the guard is 3 % of an engine in 8 bit.
+    """
+    for node in model.get_ordered_ops():
+        if node.get_type_name() != "Select":
+            continue
+        condition, _, otherwise = (node.input_value(number) for number in range(3))
+        guard = condition.get_node()
+        if guard.get_type_name() == "IsNaN" and guard.input_value(0) == otherwise:
+            node.output(0).replace(otherwise)
 
 
 def _describe_precision(network: Network) -> str:
