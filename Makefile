@@ -8,10 +8,10 @@ PORT ?= 7997
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install models minilm truss demo serve test lint format bench peers size check clean
+.PHONY: help install models minilm truss demo serve test lint format bench bench-peers size check clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(INSTALLED)  ## make .venv with everything, the command at .venv/bin/bei
 
@@ -62,16 +62,18 @@ bench: install  ## the serving benchmark: reference, raw engine, HTTP, in one ru
 	$(BIN)/python -m tests.models --output $(MODELS) --only all-minilm-l6-v2 lee50
 	$(BIN)/python benchmarks/serving.py --models $(MODELS)
 
-PEERS := .venv-peers/.installed
+PEERS := .venv-peers
+# Neither can live with the versions of the other, nor with ours.
+PEERS_INSTALLED := $(PEERS)/infinity/.installed $(PEERS)/libraries/.installed
 
-$(PEERS): benchmarks/peers.txt
+$(PEERS)/%/.installed: benchmarks/%.txt
 	$(PYTHON) -m venv $(@D)
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
 	touch $@
 
-peers: install $(PEERS)  ## beside sentence-transformers, ONNX Runtime and Infinity, in one run
+bench-peers: install $(PEERS_INSTALLED)  ## beside sentence-transformers, FastEmbed and Infinity, in one run
 	$(BIN)/python -m tests.models --output $(MODELS) --only all-minilm-l6-v2 lee50
-	$(BIN)/python benchmarks/peers.py --models $(MODELS) --peers-env $(dir $(PEERS)) --markdown
+	$(BIN)/python benchmarks/peers.py --models $(MODELS) --peers-env $(PEERS) --markdown
 
 size: install  ## lines per layer, and what exceeds the budget
 	$(BIN)/python benchmarks/size.py

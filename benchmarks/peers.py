@@ -3,142 +3,83 @@
 Every contender embeds the same 600 texts with all-MiniLM-L6-v2, round after round, because the
 speed of a shared machine drifts; ratios are medians over rounds of ratios within a round.
 
-  st f32, st bf16          sentence-transformers in process, torch, batches of 32
-  onnxruntime              ONNX Runtime f32 in process, batches of 256, as FastEmbed does it
-  gemm f32, gemm bf16      the best of some matrix products in torch, GFLOP/s: the machine's ceiling
-  infinity f32, bf16       Infinity over HTTP, in an environment of its own (--peers-env)
-  NAME raw                 an engine of ours in process: all texts sorted, no server
-  NAME http                the engine behind `bei serve`
+  gemm               the best matrix products in f32, bf16 and int8, GFLOP/s: the machine's ceiling
+  st-f32, st-bf16    sentence-transformers in process, torch, batches of 32
+  st-onnx, st-onnx-int8, st-openvino    its other backends, in their newest version that has them
+  onnxruntime-f32, -int8    ONNX Runtime by hand: sorted, batches of 32
+  fastembed          FastEmbed in process: its defaults, batches of 256 in their order
+  infinity-DTYPE-N   Infinity over HTTP, torch, batches of at most N
+  infinity-onnx-f32, -int8  Infinity over HTTP, ONNX Runtime
+  bei-ENGINE         an engine of ours in process, all texts sorted, and behind `bei serve`
+  bei-ENGINE-replicas    behind `bei serve --replicas`, with --replicas
 
-HTTP is measured with 8 clients that send 32 texts, and 64 that send one short text. The client is
-`bei bench` in a process of its own, on the same cores, and part of what HTTP costs here.
+HTTP is measured with 8 clients that send 32 texts, and with 64 that send one short text. The client
+is `bei bench` in a process of its own, on the same CPUs, and part of what HTTP costs here. GFLOP/s
+are the model's matrix products over the tokens of the texts, without padding.
+
+What is not in our own environment runs in two others, PATH/infinity and PATH/libraries below
+--peers-env, as `make bench-peers` makes them.
 """
 
 import argparse
-import contextlib
 import importlib.metadata
 import json
-import os
-import socket
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
-from urllib.error import URLError
-from urllib.request import urlopen
 
-import numpy as np
-import onnxruntime
-import torch
-from measuring import (
-    bench,
-    build,
-    cpu_name,
-    make_texts,
-    measure_raw,
-    serving,
-    time_texts,
-    write_dataset,
-)
-from sentence_transformers import SentenceTransformer
+import tokenizers
+from contenders import Contender, Measure, Setting, all_contenders
+from goals import Rates, Ratio, Share, model_gflop, ratios_to_goals, shares_of_ceiling
+from infinity import MissingPeerError
+from libraries import Libraries
+from measuring import BenchFailedError, make_texts, write_dataset
 
-from beicli.artifact.directory import EngineArtifact
-from beicli.builder.graph import export_onnx
-from beicli.machine import available_cpus
+from beicli.machine import this_machine
 from beicli.model.inspect import inspect_checkpoint
-from beicli.model.spec import ModelSpec
-from beicli.modeling.loading import load_module
-from beicli.pipeline.loaded_engine import open_tokenizer
 
-# What `bei build` is asked for, by the name of the engine.
-ENGINES: Mapping[str, tuple[str, ...]] = {
-    "f32": ("--precision", "f32"),
-    "bf16": ("--precision", "bf16"),
-    "smooth_quant": ("--set", "trt_llm.build.quantization_type=smooth_quant"),
-    "weights_int8": ("--set", "trt_llm.build.quantization_type=weights_int8"),
-}
-INFINITY_DTYPES = {"f32": "float32", "bf16": "bfloat16"}
-INFINITY_BATCH_SIZE = 32
-FASTEMBED_BATCH_SIZE = 256
-START_TIMEOUT_S = 90.0
-# Rows, in and out features of the products whose best is the machine's ceiling.
-GEMMS = ((1024, 384, 1536), (2048, 1536, 384), (2048, 2048, 2048), (4096, 1024, 1024))
-GEMM_S = 0.1
-NUM_SHORT_WORDS = 8
-
-Measure = Callable[[], float]
-Rates = Mapping[str, Sequence[float]]
-
-
-@dataclass(frozen=True)
-class Goal:
-    """A ratio that is aimed at: over / under, each the best of its contenders."""
-
-    label: str
-    over: str
-    under: tuple[str, ...]
-    wanted: float
-
-
-GOALS = (
-    Goal("bf16 over HTTP / sentence-transformers f32", "bf16 http 8x32", ("st f32",), 6.5),
-    Goal("bf16 over HTTP / sentence-transformers bf16", "bf16 http 8x32", ("st bf16",), 2.3),
-    Goal("8 bit over HTTP / sentence-transformers f32", "smooth_quant http 8x32", ("st f32",), 9.0),
-    Goal(
-        "8 bit over HTTP / sentence-transformers bf16", "smooth_quant http 8x32", ("st bf16",), 3.2
-    ),
-    Goal(
-        "bf16 over HTTP / Infinity's best",
-        "bf16 http 8x32",
-        ("infinity f32 http 8x32", "infinity bf16 http 8x32"),
-        3.0,
-    ),
-    Goal(
-        "8 bit, 64 x 1 short text / Infinity's best",
-        "smooth_quant http 64x1",
-        ("infinity f32 http 64x1", "infinity bf16 http 64x1"),
-        5.0,
-    ),
-    Goal("bf16 over HTTP / the engine alone", "bf16 http 8x32", ("bf16 raw",), 0.95),
-    Goal(
-        "8 bit over HTTP / the engine alone", "smooth_quant http 8x32", ("smooth_quant raw",), 0.95
-    ),
-    Goal("bf16 GFLOP/s over HTTP / best bf16 product", "bf16 GFLOP/s", ("gemm bf16",), 0.75),
-    Goal(
-        "bf16 GFLOP/s of the engine / best bf16 product", "bf16 raw GFLOP/s", ("gemm bf16",), 0.75
-    ),
+# Words of the longest text of each kind; the shortest has six.
+MAX_NUM_WORDS = {"mixed": 190, "short": 60}
+OURS = ("beicli", "openvino", "torch", "sentence-transformers", "transformers", "onnxruntime")
+THEIRS = (
+    *("infinity-emb", "fastembed", "torch", "sentence-transformers", "transformers", "optimum"),
+    *("optimum-onnx", "optimum-intel", "onnxruntime", "openvino"),
 )
 
 
 def main() -> None:
-    """Measure every contender in rounds and print ratios and one JSON line."""
+    """Measure every contender in rounds and print the tables and one JSON line."""
     arguments = parse_arguments()
-    with tempfile.TemporaryDirectory(prefix="bei-peers-") as directory:
-        run = Run(arguments, Path(directory))
-        rates: dict[str, list[float]] = {}
-        for number in range(arguments.rounds):
-            for name, rate in run.round():
-                rates.setdefault(name, []).append(rate)
-                print(f"round {number + 1}  {name:<28} {rate:9.1f}", file=sys.stderr)
-    found = ratios(rates)
-    for label, (ratio, wanted) in found.items():
-        print(f"{label:<50} {ratio:6.2f}   wanted {wanted:g}", file=sys.stderr)
-    if arguments.markdown:
-        print_markdown(found)
+    contenders = choose(all_contenders(num_replicas=arguments.replicas), arguments.only)
+    with tempfile.TemporaryDirectory(prefix="bei-peers-") as directory, ExitStack() as stack:
+        setting = make_setting(arguments, Path(directory), stack)
+        rates, left_out = measure_rounds(contenders, setting, arguments.rounds, stack)
+    lengths = count_tokens(setting.checkpoint, setting.texts)
+    gflop_per_text = model_gflop(setting.checkpoint, lengths)
+    shares = shares_of_ceiling(rates, contenders, gflop_per_text)
+    ratios = ratios_to_goals(rates, contenders, gflop_per_text)
+    print_tables(rates, shares, ratios, markdown=arguments.markdown)
+    machine = this_machine()
     result = {
         "date": datetime.now(UTC).date().isoformat(),
-        "cpu": cpu_name(),
-        "num_cpus": available_cpus(),
+        **{name: asdict(machine)[name] for name in ("cpu", "cpu_features", "num_cpus")},
         "versions": versions(arguments.peers_env),
-        "medians": {name: round(statistics.median(each), 1) for name, each in rates.items()},
-        "ratios": {label: round(ratio, 3) for label, (ratio, _) in found.items()},
+        "texts": arguments.texts,
+        "mean_num_tokens": round(statistics.fmean(lengths), 1),
+        "rounds": arguments.rounds,
+        "duration_s": arguments.duration,
+        "left_out": left_out,
+        "medians": {
+            " ".join(key): round(statistics.median(each), 1) for key, each in rates.items()
+        },
+        "ceiling": [asdict(share) for share in shares],
+        "ratios": [asdict(ratio) for ratio in ratios],
     }
     print(json.dumps(result))
 
@@ -149,218 +90,164 @@ def parse_arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--models", type=Path, required=True)
-    parser.add_argument("--peers-env", type=Path, help="environment of benchmarks/peers.txt")
+    parser.add_argument("--peers-env", type=Path, metavar="PATH", help="environments of the peers")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--duration", type=float, default=10, help="seconds of each HTTP run")
-    parser.add_argument("--engines", nargs="*", default=list(ENGINES), choices=list(ENGINES))
-    parser.add_argument("--markdown", action="store_true", help="print the table of ratios as well")
+    parser.add_argument(
+        "--texts", choices=list(MAX_NUM_WORDS), default="mixed", help="in process, and for 8x32"
+    )
+    parser.add_argument(
+        "--only", nargs="+", metavar="NAME", help="contenders, or how their names begin: `st`"
+    )
+    parser.add_argument("--replicas", type=int, default=1, help="measure so many, too")
+    parser.add_argument("--markdown", action="store_true", help="print the tables as Markdown")
     return parser.parse_args()
 
 
-class Run:
-    """What every round measures, made ready once."""
-
-    def __init__(self, arguments: argparse.Namespace, work: Path) -> None:
-        self._checkpoint = arguments.models / "all-minilm-l6-v2"
-        self._duration_s = arguments.duration
-        self._peers_env = arguments.peers_env
-        texts = make_texts(arguments.models / "lee50")
-        self._texts = texts
-        self._dataset = write_dataset(texts, work / "texts.jsonl")
-        # Different beginnings of the same texts: none comes twice.
-        short = dict.fromkeys(" ".join(text.split()[:NUM_SHORT_WORDS]) for text in texts)
-        self._short_dataset = write_dataset(list(short), work / "short.jsonl")
-        self._artifacts = {}
-        for name in arguments.engines:
-            build(self._checkpoint, work / name, *ENGINES[name])
-            self._artifacts[name] = EngineArtifact.open(work / name)
-        self._in_process = self._contenders(work)
-        first = next(iter(self._artifacts.values()))
-        tokenizer = open_tokenizer(first.path, first.manifest)
-        lengths = [len(encoding.sequence) for encoding in tokenizer.encode(texts)]
-        self._flop_per_text = flop(first.manifest.model, lengths) / len(texts)
-
-    def round(self) -> Iterator[tuple[str, float]]:
-        """Measure everything once; texts/s, or GFLOP/s where the name says so."""
-        for name, measure in self._in_process.items():
-            yield name, measure()
-        for name, artifact in self._artifacts.items():
-            yield from self._engine(name, artifact)
-        for name, dtype in INFINITY_DTYPES.items() if self._peers_env is not None else ():
-            with infinity(self._peers_env, self._checkpoint, dtype) as url:
-                for load, rate in self._over_http(url):
-                    yield f"infinity {name} http {load}", rate
-
-    def _engine(self, name: str, artifact: EngineArtifact) -> Iterator[tuple[str, float]]:
-        raw = measure_raw(artifact, self._texts)
-        yield f"{name} raw", raw
-        yield f"{name} raw GFLOP/s", raw * self._flop_per_text / 1e9
-        with serving(artifact.path) as (url, _):
-            for load, rate in self._over_http(url):
-                yield f"{name} http {load}", rate
-                if load == "8x32":
-                    yield f"{name} GFLOP/s", rate * self._flop_per_text / 1e9
-
-    def _over_http(self, url: str) -> Iterator[tuple[str, float]]:
-        for load, dataset, concurrency, batch_size in (
-            ("8x32", self._dataset, 8, 32),
-            ("64x1", self._short_dataset, 64, 1),
-        ):
-            point = bench(
-                url,
-                dataset,
-                duration=self._duration_s,
-                concurrency=concurrency,
-                batch_size=batch_size,
-            )
-            yield load, float(point["texts_per_second"])
-
-    def _contenders(self, work: Path) -> dict[str, Measure]:
-        torch.set_num_threads(available_cpus())
-        texts = self._texts
-
-        def reference(**options: Any) -> Measure:
-            model = SentenceTransformer(
-                str(self._checkpoint), device="cpu", local_files_only=True, **options
-            )
-            return lambda: time_texts(texts, lambda: model.encode(texts, batch_size=32))
-
-        return {
-            "st f32": reference(),
-            "st bf16": reference(model_kwargs={"torch_dtype": torch.bfloat16}),
-            "onnxruntime": onnx_runtime(self._checkpoint, work, texts),
-            "gemm f32": lambda: gemm(torch.float32),
-            "gemm bf16": lambda: gemm(torch.bfloat16),
-        }
+def choose(contenders: Sequence[Contender], only: Sequence[str] | None) -> list[Contender]:
+    """Return those that are named, whole or by the first words of their names."""
+    if only is None:
+        return list(contenders)
+    chosen = [c for c in contenders if any(f"{c.name}-".startswith(f"{n}-") for n in only)]
+    if not chosen:
+        sys.exit(f"--only fits none of: {', '.join(c.name for c in contenders)}")
+    return chosen
 
 
-def onnx_runtime(checkpoint: Path, work: Path, texts: Sequence[str]) -> Measure:
-    """ONNX Runtime as FastEmbed uses it: texts in their order, 256 a batch, padded alike."""
-    spec = inspect_checkpoint(checkpoint, pooling=None)
-    export_onnx(load_module(checkpoint, spec), spec, work / "model.onnx")
-    session = onnxruntime.InferenceSession(work / "model.onnx", providers=["CPUExecutionProvider"])
-    import tokenizers  # noqa: PLC0415 - FastEmbed's own
-
-    tokenizer = tokenizers.Tokenizer.from_file(str(checkpoint / "tokenizer.json"))
-    tokenizer.enable_truncation(spec.max_input_length)
-    tokenizer.enable_padding(pad_id=spec.pad_token_id)
-
-    def run() -> None:
-        for start in range(0, len(texts), FASTEMBED_BATCH_SIZE):
-            encoded = tokenizer.encode_batch(list(texts[start : start + FASTEMBED_BATCH_SIZE]))
-            inputs = {
-                "input_ids": np.array([each.ids for each in encoded], np.int32),
-                "attention_mask": np.array([each.attention_mask for each in encoded], np.int32),
-            }
-            session.run(None, inputs)
-
-    return lambda: time_texts(texts, run)
+def environment_of(peers_env: Path | None, name: str) -> Path | None:
+    """Return one of the peers' environments, None if it is not there."""
+    path = None if peers_env is None else peers_env / name
+    return path if path is not None and path.exists() else None
 
 
-def gemm(dtype: torch.dtype) -> float:
-    """Return the most GFLOP/s of any of the products, with all threads."""
-    best = 0.0
-    for rows, in_features, out_features in GEMMS:
-        inputs = torch.randn(rows, in_features).to(dtype)
-        weight = torch.randn(out_features, in_features).to(dtype)
-        torch.nn.functional.linear(inputs, weight)
-        for _ in range(5):
-            num_runs = 0
-            started_at = time.perf_counter()
-            while time.perf_counter() - started_at < GEMM_S:
-                torch.nn.functional.linear(inputs, weight)
-                num_runs += 1
-            seconds = time.perf_counter() - started_at
-            best = max(best, 2 * rows * in_features * out_features * num_runs / seconds)
-    return best / 1e9
-
-
-def flop(model: ModelSpec, lengths: Sequence[int]) -> float:
-    """Return the operations of the model's matrix products for texts of these lengths.
-
-    A layer has four products of hidden by hidden, two of hidden by four times hidden, as wide as
-    this model is in between, and two of every pair of tokens.
-    """
-    hidden = model.hidden_size
-    per_token = 2 * (4 * hidden**2 + 2 * hidden * 4 * hidden)
-    return float(
-        sum(
-            model.num_hidden_layers * (per_token + 4 * length * hidden) * length
-            for length in lengths
-        )
+def make_setting(arguments: argparse.Namespace, work: Path, stack: ExitStack) -> Setting:
+    """Write the texts to be sent and say what all contenders share."""
+    kinds = {
+        kind: make_texts(arguments.models / "lee50", max_num_words=most)
+        for kind, most in MAX_NUM_WORDS.items()
+    }
+    texts = kinds[arguments.texts]
+    checkpoint = arguments.models / "all-minilm-l6-v2"
+    dataset = write_dataset(texts, work / "texts.jsonl")
+    environment = environment_of(arguments.peers_env, "libraries")
+    libraries = Libraries(environment, checkpoint, dataset, work)
+    stack.callback(libraries.close)
+    return Setting(
+        checkpoint=checkpoint,
+        texts=texts,
+        dataset=dataset,
+        short_dataset=write_dataset(kinds["short"], work / "short.jsonl"),
+        duration_s=arguments.duration,
+        infinity_env=environment_of(arguments.peers_env, "infinity"),
+        libraries=libraries,
+        work=work,
     )
 
 
-@contextmanager
-def infinity(environment: Path, checkpoint: Path, dtype: str) -> Iterator[str]:
-    """Serve the checkpoint with Infinity on a free port."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [environment / "bin" / "infinity_emb", "v2", "--model-id", checkpoint.absolute()]
-    options = {
-        "--engine": "torch",
-        "--device": "cpu",
-        "--dtype": dtype,
-        "--batch-size": INFINITY_BATCH_SIZE,
-        "--host": "127.0.0.1",
-        "--port": port,
-        "--url-prefix": "/v1",
-        "--served-model-name": "all-minilm-l6-v2",
-    }
-    words = [str(word) for option in options.items() for word in option]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    offline = os.environ | {"HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1"}
-    with subprocess.Popen([*map(str, command), *words], env=offline, **quiet) as server:
+def measure_rounds(
+    contenders: Sequence[Contender], setting: Setting, num_rounds: int, stack: ExitStack
+) -> tuple[Rates, Mapping[str, str]]:
+    """Return texts/s, one a round, and why some contenders were left out.
+
+    Who fails in any round is left out altogether: ratios are of all rounds.
+    """
+    left_out: dict[str, str] = {}
+    ready: dict[str, Measure] = {}
+    rates: dict[tuple[str, str], list[float]] = {}
+
+    def leave_out(name: str, error: Exception) -> None:
+        left_out[name] = str(error)
+        ready.pop(name, None)
+        print(f"left out  {name}: {error}", file=sys.stderr)
+
+    for contender in contenders:
         try:
-            wait_until_ready(f"http://127.0.0.1:{port}/v1/models", server)
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            server.terminate()
+            ready[contender.name] = contender.prepare(setting, stack)
+        except MissingPeerError as error:
+            leave_out(contender.name, error)
+    for number in range(num_rounds):
+        for name, measure in list(ready.items()):
+            try:
+                figures = measure()
+            except (MissingPeerError, BenchFailedError) as error:
+                leave_out(name, error)
+                continue
+            for load, figure in figures.items():
+                rates.setdefault((name, load), []).append(figure)
+                print(f"round {number + 1}  {name:<24} {load:<10} {figure:9.1f}", file=sys.stderr)
+    return {key: each for key, each in rates.items() if key[0] not in left_out}, left_out
 
 
-def wait_until_ready(url: str, server: "subprocess.Popen[bytes]") -> None:
-    """Return when `url` answers; raises RuntimeError if the server ends or takes too long."""
-    deadline = time.monotonic() + START_TIMEOUT_S
-    while time.monotonic() < deadline and server.poll() is None:
-        with contextlib.suppress(URLError, ConnectionError), urlopen(url, timeout=5):  # noqa: S310
-            return
-        time.sleep(0.5)
-    raise RuntimeError(f"no answer from {url}; exit code {server.poll()}")
-
-
-def ratios(rates: Rates) -> dict[str, tuple[float, float]]:
-    """Return of each goal whose contenders were measured the ratio, and what is wanted."""
-    found = {}
-    for goal in GOALS:
-        under = [rates[name] for name in goal.under if name in rates]
-        if goal.over in rates and under:
-            rounds = zip(rates[goal.over], *under, strict=True)
-            found[goal.label] = (
-                statistics.median(over / max(others) for over, *others in rounds),
-                goal.wanted,
-            )
-    return found
-
-
-def print_markdown(found: Mapping[str, tuple[float, float]]) -> None:
-    """Print the ratios beside the goals, as a table."""
-    print("| ratio | measured | wanted |\n|---|---:|---:|")
-    for label, (ratio, wanted) in found.items():
-        print(f"| {label} | {ratio:.2f} | {wanted:g} |")
+def count_tokens(checkpoint: Path, texts: Sequence[str]) -> list[int]:
+    """Return the length of each text in tokens, as every contender cuts it."""
+    tokenizer = tokenizers.Tokenizer.from_file(str(checkpoint / "tokenizer.json"))
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(inspect_checkpoint(checkpoint, pooling=None).max_input_length)
+    return [len(encoding.ids) for encoding in tokenizer.encode_batch(list(texts))]
 
 
 def versions(peers_env: Path | None) -> dict[str, str]:
     """Return the versions of everything that was compared."""
-    ours = ("beicli", "openvino", "torch", "sentence-transformers", "transformers", "onnxruntime")
-    found = {name: importlib.metadata.version(name) for name in ours}
-    if peers_env is not None:
-        words = [str(peers_env / "bin" / "pip"), "list", "--format", "json"]
+    found = {name: importlib.metadata.version(name) for name in OURS}
+    for kind in ("infinity", "libraries"):
+        environment = environment_of(peers_env, kind)
+        if environment is None:
+            continue
+        words = [str(environment / "bin" / "python"), "-m", "pip", "list", "--format", "json"]
         listed = json.loads(subprocess.run(words, check=True, capture_output=True).stdout)
-        for package in listed:
-            if package["name"].replace("_", "-") in {"infinity-emb", "torch", "transformers"}:
-                found[f"peers: {package['name']}"] = package["version"]
+        found |= {
+            f"{kind}: {name}": package["version"]
+            for package in listed
+            if (name := package["name"].replace("_", "-")) in THEIRS
+        }
     return found
+
+
+def print_tables(
+    rates: Rates, shares: Sequence[Share], ratios: Sequence[Ratio], *, markdown: bool
+) -> None:
+    """Print medians, shares of the ceiling and ratios for people, on stderr."""
+    of_ceiling = {(share.contender, share.load): share for share in shares}
+    for row in table(
+        ("contender", "load", "median", "GFLOP/s", "of the ceiling"),
+        [
+            (*key, f"{statistics.median(each):.1f}", *share_cells(of_ceiling.get(key)))
+            for key, each in rates.items()
+        ],
+        markdown=markdown,
+    ):
+        print(row, file=sys.stderr)
+    print(file=sys.stderr)
+    for row in table(
+        ("ratio", "measured", "wanted", ""),
+        [
+            (each.label, f"{each.measured:.2f}", f"{each.wanted:g}", "" if each.holds else "short")
+            for each in ratios
+        ],
+        markdown=markdown,
+    ):
+        print(row, file=sys.stderr)
+
+
+def share_cells(share: Share | None) -> tuple[str, str]:
+    """Return GFLOP/s and the share of the ceiling as they are printed."""
+    if share is None:
+        return "", ""
+    return f"{share.gflops:.0f}", "" if share.of_ceiling is None else f"{share.of_ceiling:.0%}"
+
+
+def table(
+    header: tuple[str, ...], rows: Sequence[tuple[str, ...]], *, markdown: bool
+) -> Iterator[str]:
+    """Lay out a table whose first column is words: in Markdown, or in aligned columns."""
+    if markdown:
+        yield from ("| " + " | ".join(row) + " |" for row in (header, ("---",) * len(header)))
+        yield from ("| " + " | ".join(row) + " |" for row in rows)
+        return
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    for row in (header, *rows):
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        yield "  ".join(cells).rstrip()
 
 
 if __name__ == "__main__":
