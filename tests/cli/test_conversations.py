@@ -78,7 +78,7 @@ Options:
 Commands:
   build     Build an engine, checked against its float32 reference.
   serve     Serve an engine directory over HTTP until SIGTERM.
-  bench     Measure an embeddings server: texts per second, latency, errors.
+  bench     Measure a server: texts per second, latency, errors.
   validate  Check a configuration, an engine directory or a running server.
   inspect   Print what an engine directory holds.
   diff      Print in what two engine directories differ.
@@ -188,6 +188,38 @@ Usage: bei build [OPTIONS] {config}
 Try 'bei build -h' for help.
 
 Error: Invalid value for '--precision' (env var: 'BEI_PRECISION'): Value error, 'fp8' is not one of 'auto', 'f32', 'bf16'.
+""")
+
+
+@pytest.mark.parametrize("wrong", ["two", "0", "-1", "1.5", ""])
+def test_a_number_of_replicas_that_is_none_is_refused_before_the_engine_is_read(
+    converse: Converse, wrong: str
+) -> None:
+    said = converse("serve", "missing", f"--replicas={wrong}")
+
+    assert said.replace(f"--replicas {wrong}`", "--replicas WRONG`") == snapshot("""\
+exit code 2
+--- stderr
+error: `--replicas WRONG` is neither a number of processes nor `auto`
+
+hint: a number is 1 or more; `auto` takes what suits the CPUs
+""")
+
+
+def test_more_replicas_than_cpus_are_warned_of(
+    converse: Converse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("beicli.machine.available_cpus", lambda: 2)
+    monkeypatch.setenv("BEI_REPLICAS", "3")
+
+    assert converse("serve", "missing") == snapshot("""\
+exit code 1
+--- stderr
+warning: 3 replicas share 2 CPUs, and slow each other down
+hint: `--replicas auto` takes what suits the CPUs
+error: `missing` does not exist; an engine directory is wanted
+
+hint: make one with `bei build config.yaml --output ./engine`
 """)
 
 

@@ -4,17 +4,19 @@ import os
 import re
 import shutil
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx2
 import pytest
-from tests.flow.conftest import RunningServer, post, run_bei, serving
+from tests.flow.conftest import BEI, RunningServer, post, run_bei, serving
 
 from beicli.artifact.directory import read_manifest, seal_artifact
-from beicli.server.replicas.replica import PAGE_INTERVAL_S
+from beicli.server.replicas.replica import COUNTS_NAME, PAGE_INTERVAL_S
 
 pytestmark = pytest.mark.models
 
@@ -73,7 +75,9 @@ def test_replicas_answer_alike_count_together_and_stand_in_for_each_other(
     for _ in range(9):
         # A connection each, so both replicas accept some.
         assert post(server, "/v1/embeddings", {"input": "hello"}) == first
-    # The page of the other is a second old at most.
+    # The page of the other is a second old at most, and no page takes back what another said.
+    seen = [count(server) for _ in range(6)]
+    assert seen == sorted(seen)
     wait_until(lambda: count(server) == 10)
     assert httpx2.get(server.url + "/info").json()["replicas"] == 2
 
@@ -88,6 +92,52 @@ def test_replicas_answer_alike_count_together_and_stand_in_for_each_other(
     assert other in replicas_of(server.process.pid)
     # What the one that ended had counted, up to its last page, is still there.
     wait_until(lambda: count(server) == 15)
+
+
+def num_connections(pid: int, server: RunningServer) -> int:
+    """Count the connections of clients that a process holds."""
+    links = [str(entry.readlink()) for entry in Path(f"/proc/{pid}/fd").iterdir()]
+    port = int(server.url.rsplit(":", 1)[1])
+    table = [
+        line.split() for line in Path("/proc/net/tcp").read_text(encoding="ascii").splitlines()
+    ]
+    # 01 is a connection that is established, as the kernel prints it.
+    return sum(
+        line[1].endswith(f":{port:04X}") and line[3] == "01" and f"socket:[{line[9]}]" in links
+        for line in table
+    )
+
+
+def test_clients_that_stay_are_spread_over_the_replicas(server: RunningServer) -> None:
+    pids = replicas_of(server.process.pid)
+    with ExitStack() as clients:
+        for _ in range(6):
+            client = clients.enter_context(httpx2.Client())
+            client.get(server.url + "/health")
+
+        held = [num_connections(pid, server) for pid in pids]
+        # Not quite even where one is held up for longer than the other waits.
+        assert sum(held) == 6
+        assert min(held) >= 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_while_engines_load_ends_all_without_a_word(
+    engine: Path, number: signal.Signals
+) -> None:
+    command = [BEI, "serve", engine, "--port", "0", "--replicas", "2"]
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        wait_until(lambda: len(replicas_of(process.pid)) == 2)
+        pids = replicas_of(process.pid)
+
+        # A terminal's Ctrl-C goes to the whole group.
+        os.killpg(process.pid, number)
+        _, said = process.communicate(timeout=DEADLINE_S)
+
+        assert (process.returncode, said) == (0, "")
+        assert not any(map(is_alive, pids))
 
 
 def test_a_stop_lets_requests_finish_and_leaves_no_process(engine: Path) -> None:
@@ -114,14 +164,26 @@ def test_a_stop_lets_requests_finish_and_leaves_no_process(engine: Path) -> None
         assert not any(map(is_alive, pids))
 
 
+def shared_folder(pid: int) -> Path:
+    """Return where a replica finds what the others tell: it maps a file of that folder."""
+    maps = Path(f"/proc/{pid}/maps").read_text(encoding="utf-8")
+    found = re.search(rf"(/\S+)/{COUNTS_NAME}$", maps, flags=re.MULTILINE)
+    assert found is not None
+    return Path(found[1])
+
+
 def test_replicas_do_not_outlive_their_supervisor(engine: Path) -> None:
     with serving(engine, "--replicas", "2") as server:
         pids = replicas_of(server.process.pid)
         assert len(pids) == 2
+        folder = shared_folder(pids[0])
+        assert folder.is_dir()
 
         server.process.kill()
 
         wait_until(lambda: not any(map(is_alive, pids)))
+        # What they told each other is gone as well.
+        assert not folder.exists()
 
 
 def test_an_engine_that_does_not_load_ends_the_server_as_it_would_alone(
@@ -140,11 +202,3 @@ def test_an_engine_that_does_not_load_ends_the_server_as_it_would_alone(
     message = alone.stderr[alone.stderr.index("error: OpenVINO cannot compile") :]
     assert together.stderr.endswith(message)
     assert together.stderr.count("error: OpenVINO") == 1
-
-
-@pytest.mark.parametrize("wrong", ["0", "two", "-1", "1.5"])
-def test_a_number_of_replicas_that_is_none_is_refused(engine: Path, wrong: str) -> None:
-    done = run_bei("serve", engine, f"--replicas={wrong}")
-
-    assert done.returncode == 2
-    assert f"`--replicas {wrong}` is neither a number of processes nor `auto`" in done.stderr

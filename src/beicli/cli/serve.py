@@ -102,6 +102,8 @@ def serve(
     """Serve an engine directory over HTTP until SIGTERM."""
     from beicli.artifact.directory import EngineArtifact
 
+    # First, as opening reads every byte of the engine.
+    num_replicas = _num_replicas(replicas)
     artifact = EngineArtifact.open(engine)
     from beicli.engine.options import EngineOptions
     from beicli.server.options import ServerOptions
@@ -123,8 +125,6 @@ def serve(
     )
     manifest = artifact.manifest
     _warn_of_another_machine(manifest)
-
-    num_replicas = _num_replicas(replicas)
 
     def announce(url: str) -> None:
         name = served_model_name or manifest.name

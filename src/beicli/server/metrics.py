@@ -6,7 +6,6 @@ body is understood appears in `te_request_failure` alone.
 """
 
 import math
-import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -236,16 +235,12 @@ class ServerMetrics:
     def render_whole_server(self) -> bytes:
         """Return the page with what the other replicas say, if there are any."""
         page = self.render()
-        if self._pages is None:
-            return page
-        # What has been told once is told by all from now on: counters never go down.
-        self._pages.write(os.getpid(), page)
-        return self._pages.add_others(os.getpid(), page)
+        return page if self._pages is None else self._pages.add_others(page)
 
     def keep_page(self) -> None:
         """Let the other replicas know what this one counted."""
         assert self._pages is not None, "there are other replicas"
-        self._pages.write(os.getpid(), self.render())
+        self._pages.keep(self.render())
 
     def render(self) -> bytes:
         """Return the page of this process in the Prometheus text format."""

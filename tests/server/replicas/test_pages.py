@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from beicli.server.metrics import ServerMetrics
-from beicli.server.replicas.pages import MetricsPages, sum_pages
+from beicli.server.replicas.pages import MetricsPages, end_page, sum_pages
 
 
 def page(*, requests: int, waiting: int = 0, wait_s: float = math.nan) -> bytes:
@@ -80,16 +80,51 @@ def test_histograms_stay_histograms() -> None:
     assert kinds["te_request_duration"] == "histogram"
 
 
-def test_pages_are_kept_under_the_process_and_outlive_it(tmp_path: Path) -> None:
-    pages = MetricsPages(tmp_path)
-    pages.write(1, page(requests=1, waiting=1))
-    pages.write(2, page(requests=2, waiting=2))
-    pages.write(2, page(requests=3, waiting=2))
+def test_a_replica_that_ended_counts_for_what_it_did(tmp_path: Path) -> None:
+    asked, other = MetricsPages(tmp_path, 0), MetricsPages(tmp_path, 1)
+    other.keep(page(requests=2, waiting=2))
+    other.keep(page(requests=3, waiting=2))
 
-    both = values(pages.add_others(1, page(requests=1, waiting=1)))
-    pages.end(2)
-    pages.end(3)
-    after = values(pages.add_others(1, page(requests=1, waiting=1)))
+    both = values(asked.add_others(page(requests=1, waiting=1)))
+    end_page(tmp_path, 1)
+    after = values(asked.add_others(page(requests=1, waiting=1)))
 
     assert (both[OK], both["te_queue_size[]"]) == (4, 3)
     assert (after[OK], after["te_queue_size[]"]) == (4, 1)
+
+
+def test_a_replica_that_ended_before_it_counted_is_nothing(tmp_path: Path) -> None:
+    end_page(tmp_path, 1)
+
+    assert values(MetricsPages(tmp_path, 0).add_others(page(requests=1)))[OK] == 1
+
+
+def test_a_process_counts_on_from_those_that_had_its_place(tmp_path: Path) -> None:
+    asked = MetricsPages(tmp_path, 0)
+    for ended in range(3):
+        again = MetricsPages(tmp_path, 1)
+        again.keep(page(requests=2, waiting=5))
+        assert values(again.add_others(page(requests=2, waiting=5)))[OK] == 2 * (ended + 1)
+        end_page(tmp_path, 1)
+    again = MetricsPages(tmp_path, 1)
+
+    # Before its first page what was counted stands for it, and afterwards it is in that page.
+    before = values(asked.add_others(page(requests=1)))
+    again.keep(page(requests=4, waiting=1))
+    after = values(asked.add_others(page(requests=1)))
+
+    assert (before[OK], before["te_queue_size[]"]) == (7, 0)
+    assert (after[OK], after["te_queue_size[]"]) == (11, 1)
+    assert len(list(tmp_path.iterdir())) <= 3
+
+
+def test_what_one_replica_told_of_itself_all_tell(tmp_path: Path) -> None:
+    MetricsPages(tmp_path, 0).add_others(page(requests=3))
+
+    assert values(MetricsPages(tmp_path, 1).add_others(page(requests=0)))[OK] == 3
+
+
+def test_without_the_folder_a_replica_speaks_for_itself(tmp_path: Path) -> None:
+    pages = MetricsPages(tmp_path / "removed", 0)
+
+    assert values(pages.add_others(page(requests=2)))[OK] == 2

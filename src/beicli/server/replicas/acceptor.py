@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 
 PAUSE_S = 0.001
 # Whoever holds fewer connections may be busy: nobody waits for it for longer than this.
-PATIENCE_S = 0.02
+PATIENCE_S = 0.05
 # After an accept that failed, mostly since this process may not open more files.
 RETRY_S = 1.0
 
@@ -53,16 +53,20 @@ class Acceptor:
         self._loop.add_reader(self._listener, self._on_waiting)
 
     def _on_waiting(self) -> None:
+        if not self._turns.is_anothers:
+            self._patient_until = 0.0
+            self._accept()
+        elif self._is_patient():
+            self._pause(PAUSE_S)
+        else:
+            self._accept()
+
+    def _is_patient(self) -> bool:
+        """Whether to wait for another; once in vain, and then for as long nobody waits again."""
         now = self._loop.time()
-        if self._turns.is_anothers:
-            if now > self._patient_until + PATIENCE_S:
-                # What was waited for before has been accepted by another.
-                self._patient_until = now + PATIENCE_S
-            if now < self._patient_until:
-                self._pause(PAUSE_S)
-                return
-        self._patient_until = 0.0
-        self._accept()
+        if now > self._patient_until + PATIENCE_S:
+            self._patient_until = now + PATIENCE_S
+        return now < self._patient_until
 
     def _pause(self, duration_s: float) -> None:
         self._loop.remove_reader(self._listener)

@@ -2,7 +2,7 @@
 
 Every replica keeps its own page as a file in a directory that they share, a second old at most. Who
 is asked adds those of the others to its own. What a replica counted stays when it ends: the page is
-kept, and only gauges, which tell of now, are dropped.
+kept, only gauges, which tell of now, are dropped, and the process in its place adds it to its own.
 """
 
 import math
@@ -22,40 +22,57 @@ _Series = dict[tuple[bytes, bytes], float]
 
 
 class MetricsPages:
-    """The pages of the replicas of one server."""
+    """The pages of the replicas of one server, as the replica `number` sees them.
 
-    def __init__(self, directory: Path) -> None:
+    It counts on from what the process counted that had this number before.
+    """
+
+    def __init__(self, directory: Path, number: int) -> None:
         self._directory = directory
+        self._number = number
+        ended = _path(directory, number, _ENDED)
+        self._earlier = [ended.read_bytes()] if ended.exists() else []
 
-    def write(self, pid: int, page: bytes) -> None:
-        """Keep the page of a replica; whoever reads it meanwhile gets the one before."""
-        path = self._directory / f"{pid}{_RUNNING}"
+    def keep(self, page: bytes) -> None:
+        """Let the others read this page; whoever reads meanwhile gets the one before."""
+        path = _path(self._directory, self._number, _RUNNING)
         staging = path.with_suffix(".new")
         # Without the folder the supervisor was killed, and this replica ends as well.
         with suppress(FileNotFoundError):
-            staging.write_bytes(page)
+            staging.write_bytes(sum_pages(page, running=[], ended=self._earlier))
             staging.rename(path)
 
-    def end(self, pid: int) -> None:
-        """Let a replica that ended count for what it did, not for what it does."""
-        path = self._directory / f"{pid}{_RUNNING}"
-        if path.exists():
-            path.rename(path.with_suffix(_ENDED))
+    def add_others(self, page: bytes) -> bytes:
+        """Return this replica's page with what the others say, and what was counted before, added.
 
-    def add_others(self, pid: int, page: bytes) -> bytes:
-        """Return the page of the replica `pid` with what the others say added."""
-        # One look at the folder: a replica that ends between two would be seen twice, or not at all.
-        paths = sorted(path for path in self._directory.glob("*") if path.stem != str(pid))
-        ended = [path for path in paths if path.suffix == _ENDED]
-        running: list[bytes] = []
-        for path in paths:
-            if path.suffix == _RUNNING:
+        What is told once is told by all from then on, so counters never go down.
+        """
+        self.keep(page)
+        # One look at the folder: a replica that ends between two would count twice, or not at all.
+        found = {path.name for path in self._directory.glob("*")}
+        running, ended = [], list(self._earlier)
+        numbers = {name.partition(".")[0] for name in found if name.endswith((_RUNNING, _ENDED))}
+        for number in sorted(numbers - {str(self._number)}):
+            if f"{number}{_RUNNING}" in found:
                 try:
-                    running.append(path.read_bytes())
+                    running.append(_path(self._directory, number, _RUNNING).read_bytes())
+                    continue
                 except FileNotFoundError:
                     # It has ended since.
-                    ended.append(path.with_suffix(_ENDED))
-        return sum_pages(page, running=running, ended=[path.read_bytes() for path in ended])
+                    pass
+            ended.append(_path(self._directory, number, _ENDED).read_bytes())
+        return sum_pages(page, running=running, ended=ended)
+
+
+def end_page(directory: Path, number: int) -> None:
+    """Let the replica `number`, which ended, count for what it did, not for what it does."""
+    # It may have ended before it wrote one.
+    with suppress(FileNotFoundError):
+        _path(directory, number, _RUNNING).rename(_path(directory, number, _ENDED))
+
+
+def _path(directory: Path, number: int | str, ending: str) -> Path:
+    return directory / f"{number}{ending}"
 
 
 def sum_pages(page: bytes, *, running: Sequence[bytes], ended: Sequence[bytes]) -> bytes:

@@ -85,7 +85,7 @@ async def _serve(
     shared: Path,
 ) -> None:
     options = share.options
-    metrics = ServerMetrics(MetricsPages(shared))
+    metrics = ServerMetrics(MetricsPages(shared, share.number))
     counts = OpenConnections(shared / COUNTS_NAME, num_replicas=options.num_replicas)
 
     def announce(url: str) -> None:
@@ -109,6 +109,7 @@ async def _serve(
     finally:
         writing.cancel()
         metrics.keep_page()
+        obedience.tidy_up()
         await close_pipeline(pipeline)
 
 
@@ -127,9 +128,18 @@ class _Obedience:
         self._drain_timeout_s = drain_timeout_s
         self._loop = asyncio.get_running_loop()
         self.has_served = False
+        self._is_abandoned = False
 
     def begin(self) -> None:
         threading.Thread(target=self._listen, name="bei-supervisor", daemon=True).start()
+
+    def tidy_up(self) -> None:
+        """Remove what the supervisor would have removed, if it was killed.
+
+        The other replicas may still write there; whichever ends last leaves nothing.
+        """
+        if self._is_abandoned:
+            shutil.rmtree(self._shared, ignore_errors=True)
 
     def _listen(self) -> None:
         try:
@@ -144,8 +154,8 @@ class _Obedience:
 
     def _leave(self) -> None:
         """End with the supervisor, which was killed, after the requests that still run."""
-        # The supervisor would have removed it.
-        shutil.rmtree(self._shared, ignore_errors=True)
+        self._is_abandoned = True
+        self.tidy_up()
         if self.has_served:
             with suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(self._lifecycle.stop)

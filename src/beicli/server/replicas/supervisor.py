@@ -24,9 +24,10 @@ from beicli.artifact.directory import EngineArtifact
 from beicli.errors import ServerStartError
 from beicli.machine import available_cpus
 from beicli.server.options import ServerOptions
-from beicli.server.replicas.pages import MetricsPages
+from beicli.server.replicas.pages import end_page
 from beicli.server.replicas.plan import Backoff, ReplicaShare, share
 from beicli.server.replicas.replica import COUNTS_NAME, STOP, Failed, Ready, run_replica
+from beicli.server.replicas.topology import neighbours_first
 from beicli.server.replicas.turns import OpenConnections
 from beicli.server.run import CLOSE_TIMEOUT_S, bind_socket
 
@@ -54,7 +55,7 @@ def run_replicas(
         options,
         num_replicas=num_replicas,
         num_cpus=available_cpus(),
-        cpus=sorted(os.sched_getaffinity(0)),
+        cpus=neighbours_first(os.sched_getaffinity(0)),
     )
     with (
         closing(bind_socket(options.host, options.port)) as listener,
@@ -191,8 +192,7 @@ class _Supervisor:
             while replica.control is not None:
                 # Its last words may still be in the pipe.
                 self._hear(replica)
-            if process.pid is not None:
-                MetricsPages(self._shared).end(process.pid)
+            end_page(self._shared, replica.share.number)
             self._connections.leave(replica.share.number)
             replica.process = None
             if self._num_stops:

@@ -1,0 +1,73 @@
+import socket
+from pathlib import Path
+
+import pytest
+from tests.server.fakes import make_manifest
+
+from beicli.artifact.directory import EngineArtifact
+from beicli.errors import ServerStartError
+from beicli.server.options import ServerOptions
+from beicli.server.replicas.plan import MAX_FAILURES, Backoff, ReplicaShare
+from beicli.server.replicas.replica import Failed
+from beicli.server.replicas.supervisor import _Replica, _shared_folder, _Supervisor
+
+OOM_KILLED = -9
+
+
+@pytest.fixture
+def supervisor(tmp_path: Path) -> _Supervisor:
+    artifact = EngineArtifact(tmp_path, make_manifest())
+    with socket.socket() as unused:
+        return _Supervisor(artifact, unused, tmp_path, unused)
+
+
+@pytest.fixture
+def replica() -> _Replica:
+    return _Replica(ReplicaShare(1, ServerOptions(), ()), backoff=Backoff(1))
+
+
+def test_a_replica_that_never_served_ends_the_server_with_its_own_words(
+    supervisor: _Supervisor, replica: _Replica
+) -> None:
+    replica.failed = Failed("the engine does not warm up", "rebuild it")
+
+    with pytest.raises(ServerStartError, match="the engine does not warm up") as caught:
+        supervisor._check_hope(replica, 1)
+
+    assert caught.value.hint == "rebuild it"
+
+
+def test_a_replica_that_died_without_a_word_is_named_with_its_signal(
+    supervisor: _Supervisor, replica: _Replica
+) -> None:
+    with pytest.raises(ServerStartError, match="replica 1 ended, exit code -9") as caught:
+        supervisor._check_hope(replica, OOM_KILLED)
+
+    assert "try fewer `--replicas`" in (caught.value.hint or "")
+
+
+def test_one_that_served_is_started_again_but_not_for_ever(
+    supervisor: _Supervisor, replica: _Replica
+) -> None:
+    supervisor._was_ready = True
+    for num_failures in range(1, MAX_FAILURES):
+        replica.backoff = Backoff(num_failures)
+        supervisor._check_hope(replica, OOM_KILLED)
+
+    replica.backoff = Backoff(MAX_FAILURES)
+    with pytest.raises(ServerStartError, match="replica 1 ended 8 times in a row"):
+        supervisor._check_hope(replica, OOM_KILLED)
+
+
+@pytest.mark.parametrize("has_shared_memory", [True, False])
+def test_the_shared_folder_is_in_memory_where_there_is_some_and_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, has_shared_memory: bool
+) -> None:
+    memory = tmp_path if has_shared_memory else tmp_path / "missing"
+    monkeypatch.setattr("beicli.server.replicas.supervisor._MEMORY", memory)
+
+    with _shared_folder() as folder:
+        (folder / "0.page").write_bytes(b"")
+        assert (folder.parent == tmp_path) == has_shared_memory
+
+    assert not folder.exists()
