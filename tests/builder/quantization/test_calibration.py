@@ -3,12 +3,14 @@ from pathlib import Path
 
 import pytest
 from tests.artifact.engines import MODEL
+from tests.builder.tiny_models import save_checkpoint, tiny_bert
 
-from beicli.builder.quantization.calibration import choose_calibration
+from beicli.builder.quantization.calibration import choose_calibration, encode_samples
 from beicli.builder.quantization.texts import CALIBRATION_PAIRS, CALIBRATION_TEXTS
 from beicli.builder.texts import OVERLONG_PAIRS, REFERENCE_TEXTS, SHORT_PAIRS
 from beicli.config.schema import QuantizationConfig
 from beicli.errors import UsageError
+from beicli.model.inspect import inspect_checkpoint
 from beicli.model.spec import Task
 
 RERANKER = replace(MODEL, task=Task.RERANKING)
@@ -73,3 +75,15 @@ def test_a_dataset_of_the_hub_is_not_passed_over_in_silence(tmp_path: Path) -> N
 
     assert chosen.name == "bundled texts"
     assert "`calib_dataset: someone/texts` is not downloaded" in str(chosen.note)
+
+
+def test_samples_are_cut_where_the_configuration_says(tmp_path: Path) -> None:
+    checkpoint = save_checkpoint(tmp_path / "checkpoint", tiny_bert())
+    spec = inspect_checkpoint(checkpoint)
+    (tmp_path / "mine.txt").write_text("the cat " * 200)
+    config = QuantizationConfig(calib_dataset="mine.txt", calib_max_seq_length=64)
+    calibration = choose_calibration(config, spec, config_directory=tmp_path)
+
+    for limit, expected in ((1000, 64), (20, 20)):
+        (encoded,) = encode_samples(calibration, checkpoint, spec, max_input_length=limit)
+        assert encoded["input_ids"].shape == (1, expected)

@@ -26,11 +26,13 @@ _FILE_SUFFIXES = (".txt", ".jsonl")
 class CalibrationSet:
     """The samples of a calibration.
 
-    name: for people. note: what of the configuration was not followed, and why; None if all was.
+    name: for people. max_num_tokens: after which a sample is cut.
+    note: what of the configuration was not followed, and why; None if all was.
     """
 
     name: str
     samples: tuple[Sample, ...]
+    max_num_tokens: int
     note: str | None = None
 
 
@@ -44,7 +46,11 @@ def choose_calibration(
     named = config.calib_dataset
     if named.endswith(_FILE_SUFFIXES):
         texts = read_dataset(config_directory / named).texts
-        return CalibrationSet(name=named, samples=_samples(texts, (), spec, config.calib_size))
+        return CalibrationSet(
+            name=named,
+            samples=_samples(texts, (), spec, config.calib_size),
+            max_num_tokens=config.calib_max_seq_length,
+        )
     note = None
     if named != QuantizationConfig().calib_dataset:
         note = (
@@ -53,13 +59,21 @@ def choose_calibration(
         )
     texts = (*CALIBRATION_TEXTS, *bundled_dataset().texts)
     samples = _samples(texts, CALIBRATION_PAIRS, spec, config.calib_size)
-    return CalibrationSet(name="bundled texts", samples=samples, note=note)
+    return CalibrationSet(
+        name="bundled texts",
+        samples=samples,
+        max_num_tokens=config.calib_max_seq_length,
+        note=note,
+    )
 
 
 def encode_samples(
     calibration: CalibrationSet, checkpoint: Path, spec: ModelSpec, *, max_input_length: int
 ) -> list[Mapping[str, Int32]]:
     """Return the inputs of the network for each sample, by name, each [1, num_tokens]."""
+    # A prompt is never cut: of a model that has one the engine's own limit holds.
+    if spec.rerank_template is None:
+        max_input_length = min(max_input_length, calibration.max_num_tokens)
     encoder = SampleEncoder(load_tokenizer(checkpoint), spec, max_input_length)
     names = [tensor.name for tensor in graph_inputs(spec)]
     encoded = [encoder.encode(sample) for sample in calibration.samples]
