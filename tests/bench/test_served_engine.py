@@ -11,8 +11,9 @@ from beicli.bench.served_engine import serving
 from beicli.errors import BenchError
 
 READY = 'echo "Serving m (embed, f32, inputs up to 512 tokens) at http://127.0.0.1:4711" >&2'
-# Ends when it is told to, and says so.
-WAIT = "trap 'echo stopped >> {log}; exit 0' TERM; while :; do sleep 0.02; done"
+# Ends when it is told to, and says so; from before the line that says it is ready.
+TRAP = "trap 'echo stopped >> {log}; exit 0' TERM"
+WAIT = "while :; do sleep 0.02; done"
 
 
 @pytest.fixture
@@ -32,7 +33,7 @@ def use_script(monkeypatch: pytest.MonkeyPatch, log: Path, *lines: str) -> None:
 def test_the_address_is_that_which_the_server_tells(
     monkeypatch: pytest.MonkeyPatch, log: Path
 ) -> None:
-    use_script(monkeypatch, log, 'echo "warning: tuned on another machine" >&2', READY, WAIT)
+    use_script(monkeypatch, log, TRAP, 'echo "warning: tuned on another machine" >&2', READY, WAIT)
 
     with serving(Path("engine")) as url:
         assert url == "http://127.0.0.1:4711"
@@ -45,7 +46,7 @@ def test_the_address_is_that_which_the_server_tells(
 def test_the_server_is_stopped_when_the_measurement_fails(
     monkeypatch: pytest.MonkeyPatch, log: Path
 ) -> None:
-    use_script(monkeypatch, log, READY, WAIT)
+    use_script(monkeypatch, log, TRAP, READY, WAIT)
 
     with pytest.raises(KeyboardInterrupt), serving(Path("engine")):
         raise KeyboardInterrupt
@@ -58,7 +59,9 @@ def test_a_server_that_talks_a_lot_is_listened_to(
 ) -> None:
     # More than a pipe holds.
     talk = "i=0; while [ $i -lt 3000 ]; do echo 'a line of about forty characters here' >&2"
-    use_script(monkeypatch, log, READY, f"{talk}; i=$((i+1)); done; echo talked >> {log}", WAIT)
+    use_script(
+        monkeypatch, log, TRAP, READY, f"{talk}; i=$((i+1)); done; echo talked >> {log}", WAIT
+    )
 
     with serving(Path("engine")):
         deadline_s = time.monotonic() + 10
@@ -89,7 +92,9 @@ def test_a_server_that_does_not_start_is_quoted(
 
 def test_sigterm_stops_the_server_before_the_benchmark_leaves(log: Path) -> None:
     script = log.with_name("python")
-    script.write_text(f"#!/bin/sh\necho $$ >> {log}\n{READY}\n{WAIT.replace('{log}', str(log))}\n")
+    script.write_text(
+        f"#!/bin/sh\necho $$ >> {log}\n{TRAP.replace('{log}', str(log))}\n{READY}\n{WAIT}\n"
+    )
     script.chmod(0o755)
     code = (
         "import sys, time\nfrom pathlib import Path\n"

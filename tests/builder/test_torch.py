@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pytest
@@ -120,7 +120,7 @@ def test_the_manifest_names_the_backend_and_what_computes(
     assert manifest.toolchain.keys().isdisjoint({"openvino", "onnx", "onnxscript"})
 
 
-@pytest.mark.parametrize("precision", get_args(Precision))
+@pytest.mark.parametrize("precision", ["f32", "bf16"])
 @pytest.mark.parametrize("task", Task)
 def test_every_task_is_built_in_every_precision_and_agrees_with_transformers(
     tmp_path: Path, task: Task, precision: Precision

@@ -62,13 +62,14 @@ def test_every_get_route_answers(server: RunningServer) -> None:
 
 
 def test_health_answers_under_full_load(server: RunningServer) -> None:
-    body = {"input": ["word " * 240] * 4}
+    # No two alike: equal ones would be computed once.
+    bodies = [{"input": [f"{n} {i} " + "word " * 240 for i in range(4)]} for n in range(64)]
 
     async def overload() -> tuple[list[int], list[int]]:
         limits = httpx2.Limits(max_connections=None)
         async with httpx2.AsyncClient(base_url=server.url, limits=limits, timeout=120) as client:
             tasks = [
-                asyncio.create_task(client.post("/v1/embeddings", json=body)) for _ in range(64)
+                asyncio.create_task(client.post("/v1/embeddings", json=body)) for body in bodies
             ]
             healths = []
             while not all(task.done() for task in tasks):
@@ -86,7 +87,7 @@ def test_health_answers_under_full_load(server: RunningServer) -> None:
 
 
 def test_sigterm_lets_running_requests_finish(f32_engine: Path) -> None:
-    texts = ["a long text about nothing in particular " * 30] * 128
+    texts = [f"{n} " + "a long text about nothing in particular " * 30 for n in range(128)]
     with serving(f32_engine) as running, httpx2.Client(base_url=running.url) as client:
         answers: list[httpx2.Response] = []
 

@@ -10,7 +10,6 @@ import asyncio
 import os
 import shutil
 import socket
-import sys
 import threading
 import time
 from contextlib import suppress
@@ -23,6 +22,7 @@ from beicli.artifact.directory import EngineArtifact
 from beicli.errors import BeiError
 from beicli.pipeline.pipeline import InferencePipeline
 from beicli.server.metrics import ServerMetrics
+from beicli.server.replicas.heartbeat import ends_if_stalled
 from beicli.server.replicas.pages import MetricsPages
 from beicli.server.replicas.plan import ReplicaShare
 from beicli.server.replicas.turns import OpenConnections, Turns
@@ -74,7 +74,8 @@ def run_replica(
         asyncio.run(_serve(artifact, share, listener, control, shared))
     except BeiError as error:
         control.send(Failed(error.message, error.hint))
-        sys.exit(error.exit_code)
+        # Not `sys.exit`: a forward pass that hangs may keep the interpreter from ending.
+        os._exit(error.exit_code)
 
 
 async def _serve(
@@ -105,7 +106,8 @@ async def _serve(
     )
     writing = asyncio.create_task(_keep_page(metrics))
     try:
-        await serve_pipeline(pipeline, options, lifecycle, listener=listener, metrics=metrics)
+        async with ends_if_stalled(pipeline, lifecycle):
+            await serve_pipeline(pipeline, options, lifecycle, listener=listener, metrics=metrics)
     finally:
         writing.cancel()
         metrics.keep_page()

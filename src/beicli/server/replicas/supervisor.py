@@ -201,9 +201,9 @@ class _Supervisor:
             self._check_hope(replica, process.exitcode)
             replica.starts_at = time.monotonic() + replica.backoff.pause_s
             logger.warning(
-                "replica %d ended, exit code %s; starting it again in %g s",
+                "replica %d ended, %s; starting it again in %g s",
                 replica.share.number,
-                process.exitcode,
+                replica.failed.message if replica.failed else f"exit code {process.exitcode}",
                 replica.backoff.pause_s,
             )
 
