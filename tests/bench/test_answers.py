@@ -1,4 +1,5 @@
 import base64
+import math
 import struct
 from typing import Any
 
@@ -67,6 +68,51 @@ def test_scores_are_compared_text_by_text_whatever_their_order() -> None:
     second = orjson.dumps([{"index": 1, "score": 0.5}, {"index": 0, "score": 0.25}])
 
     assert compare(WorkloadKind.RERANK, first, second, 2).values == (1.0, 0.75)
+
+
+def scores(*values: float) -> bytes:
+    return orjson.dumps([{"index": index, "score": score} for index, score in enumerate(values)])
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "agreement"),
+    [
+        ((0.1, 0.2, 0.9), (0.5, 0.6, 0.7), 1.0),
+        ((0.1, 0.2, 0.9), (0.9, 0.2, 0.1), -1.0),
+        # Ranks 0 1 2 and 0.5 0.5 2.
+        ((0.1, 0.2, 0.9), (0.3, 0.3, 0.9), math.sqrt(0.75)),
+        ((0.1, 0.2, 0.9), (0.5, 0.5, 0.5), None),
+    ],
+)
+def test_orders_of_rerankers_agree_by_rank(
+    one: tuple[float, ...], other: tuple[float, ...], agreement: float | None
+) -> None:
+    found = compare(WorkloadKind.RERANK, scores(*one), scores(*other), 3).to_json()
+
+    assert found["order_agreement"] == (agreement and pytest.approx(agreement))
+
+
+def test_the_order_is_that_of_all_texts_not_of_each_request() -> None:
+    comparison = compare_answers(
+        WorkloadKind.RERANK,
+        ["a", "b"],
+        [(scores(0.25), scores(0.75), 1), (scores(0.75), scores(0.25), 1)],
+    )
+
+    assert comparison.order_agreement == pytest.approx(-1)
+
+
+def test_one_server_that_does_not_normalise_is_a_finding_beside_the_figures() -> None:
+    unit, longer = vectors([0.6, 0.8], [1.0, 0.0]), vectors([3.0, 4.0], [2.0, 0.0])
+
+    found = compare(WorkloadKind.EMBEDDINGS, unit, longer, 2)
+    reverse = compare(WorkloadKind.EMBEDDINGS, longer, unit, 2)
+
+    assert found.values == pytest.approx((1.0, 1.0))
+    assert (found.finding or "").startswith("the other server's vectors are not normalised")
+    assert "2 to 5" in (found.finding or "")
+    assert (reverse.finding or "").startswith("this server's vectors")
+    assert compare(WorkloadKind.EMBEDDINGS, longer, longer, 2).finding is None
 
 
 def test_labels_agree_when_the_best_one_does() -> None:

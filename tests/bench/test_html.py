@@ -334,6 +334,25 @@ def test_answers_are_summed_up_and_the_worst_texts_shown() -> None:
     assert ["0.99871", "a text on which they differ"] in page.rows
 
 
+def test_what_stands_out_in_the_answers_and_their_order_is_told() -> None:
+    run = two_server_run(8)
+    run["against"]["answers"] |= {"order_agreement": 0.75, "finding": "they are <short>"}
+
+    text = Page(render_html(run)).text
+
+    assert "least 0.99871, rank correlation 0.75. Mind that they are <short>." in text
+
+
+def test_answers_that_could_not_be_compared_have_a_reason_and_no_figures() -> None:
+    run = two_server_run(8)
+    run["against"]["answers"] |= {"num_compared": 0, "finding": "other lengths", "worst": []}
+
+    text = Page(render_html(run)).text
+
+    assert "The answers of both servers could not be compared: other lengths." in text
+    assert "cosine similarity" not in text
+
+
 def test_a_long_text_is_shown_from_its_beginning_and_kept_in_the_data() -> None:
     run = two_server_run(8)
     run["against"]["answers"]["worst"] = [{"text": "word " * 5000, "value": 0.9}]

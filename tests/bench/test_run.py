@@ -214,6 +214,8 @@ def test_requests_in_flight_at_the_end_are_awaited_but_do_not_count() -> None:
     assert tally.num_outside == 4
     # One more that was the first request.
     assert tally.num_requests + 4 + 1 == len(server.payloads)
+    # Nothing was due by the clock, so nothing is owed.
+    assert tally.unfinished_requests == 0
 
 
 def test_a_server_that_goes_away_is_not_hammered() -> None:
@@ -379,6 +381,7 @@ def test_two_servers_are_measured_turn_by_turn() -> None:
     assert turns == [server.url, other.url] * 3
     assert result["against"]["points"][0]["latency_ms"]["p50"] >= 50
     assert result["against"]["texts_per_second_ratios"][0] > 2
+    assert result["against"]["latency_ratios"][0]["p50"] < 0.5
     assert result["against"]["answers"]["num_compared"] == 64
     assert result["against"]["answers"]["min"] == pytest.approx(1)
     assert other.payloads[-1]["model"] == "b"

@@ -6,10 +6,12 @@ from hypothesis import strategies as st
 from beicli.bench.loads import Load
 from beicli.bench.settings import BenchSettings, Target, WorkloadKind
 from beicli.bench.shares import shares_of_load
+from beicli.bench.texts import Texts
 from beicli.datasets import bundled_dataset
 
 URL = "http://127.0.0.1:7997"
 DATASET = bundled_dataset()
+TEXTS = Texts.of(DATASET)
 
 
 @given(st.integers(min_value=1, max_value=20), st.integers(min_value=1, max_value=5))
@@ -18,7 +20,7 @@ def test_every_client_belongs_to_one_process_and_the_parts_are_even(
 ) -> None:
     settings = BenchSettings(target=Target(URL))
 
-    shares = shares_of_load(Load(concurrency=concurrency), settings, DATASET, num_processes)
+    shares = shares_of_load(Load(concurrency=concurrency), settings, TEXTS, num_processes)
 
     sizes = [len(share.bodies[0]) for share in shares]
     bodies = [body for share in shares for client in share.bodies[0] for body in client]
@@ -33,7 +35,7 @@ def test_a_rate_is_divided_and_no_process_is_without_a_connection(
 ) -> None:
     settings = BenchSettings(target=Target(URL), max_connections=max_connections)
 
-    shares = shares_of_load(Load(rate_per_second=100), settings, DATASET, num_processes)
+    shares = shares_of_load(Load(rate_per_second=100), settings, TEXTS, num_processes)
 
     assert sum(share.rate_per_second or 0 for share in shares) == pytest.approx(100)
     assert sum(share.max_connections for share in shares) == max(max_connections, num_processes)
@@ -44,7 +46,7 @@ def test_a_rate_is_divided_and_no_process_is_without_a_connection(
 def test_each_server_gets_the_same_texts_under_its_own_models_name() -> None:
     settings = BenchSettings(target=Target(URL, "ours"), against=Target(URL, "theirs"))
 
-    (share,) = shares_of_load(Load(concurrency=2), settings, DATASET, 1)
+    (share,) = shares_of_load(Load(concurrency=2), settings, TEXTS, 1)
 
     ours, theirs = (orjson.loads(bodies[1][3]) for bodies in share.bodies)
     assert (ours.pop("model"), theirs.pop("model")) == ("ours", "theirs")
@@ -53,7 +55,7 @@ def test_each_server_gets_the_same_texts_under_its_own_models_name() -> None:
 
 def bodies_of(workload: WorkloadKind) -> list[dict[str, object]]:
     settings = BenchSettings(target=Target(URL), workload=workload, batch_size=2)
-    (share,) = shares_of_load(Load(concurrency=1), settings, DATASET, 1)
+    (share,) = shares_of_load(Load(concurrency=1), settings, TEXTS, 1)
     return [orjson.loads(body) for body in share.bodies[0][0]]
 
 

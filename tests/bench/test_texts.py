@@ -46,7 +46,7 @@ def test_a_mix_has_the_share_of_short_texts_asked_for(share: float) -> None:
     by_length = sorted(dataset.texts, key=lambda text: len(text.split()))
     longest_short = len(by_length[len(by_length) // 3].split())
 
-    mixed = mixed_texts(dataset, share)
+    mixed = mixed_texts(dataset, share).dataset
 
     num_short = sum(len(text.split()) <= longest_short for text in mixed.texts)
     assert len(set(mixed.texts)) == len(mixed.texts) == len(dataset.texts)
@@ -55,7 +55,7 @@ def test_a_mix_has_the_share_of_short_texts_asked_for(share: float) -> None:
 
 @given(DATASETS, st.floats(min_value=0, max_value=1))
 def test_a_mix_of_a_small_dataset_has_different_texts_too(dataset: Dataset, share: float) -> None:
-    texts = mixed_texts(dataset, share).texts
+    texts = mixed_texts(dataset, share).dataset.texts
 
     assert 1 <= len(set(texts)) == len(texts)
 

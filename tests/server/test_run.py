@@ -17,6 +17,7 @@ import numpy as np
 import openvino as ov
 import pytest
 from openvino import opset13 as ops
+from starlette.types import Receive, Scope, Send
 from tests.server.fakes import (
     DIMENSION,
     FIRST_WORD_ID,
@@ -35,6 +36,7 @@ from tests.server.fakes import (
 
 from beicli.artifact.directory import EngineArtifact, seal_artifact
 from beicli.errors import ServerStartError
+from beicli.server.connections import Connections
 from beicli.server.options import ServerOptions
 from beicli.server.run import (
     Lifecycle,
@@ -302,6 +304,33 @@ def test_a_client_that_does_not_read_its_answers_is_cut_off(
         server.stop()
 
         assert server.join(timeout_s=3)
+
+
+def test_an_answer_that_is_cut_between_its_head_and_its_body_is_no_error(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    # More than the buffers on the way hold, so that the head itself waits for its reader.
+    long_header = (b"x-long", b"x" * 32_000_000)
+    has_started = asyncio.Event()
+
+    async def app(_scope: Scope, _receive: Receive, send: Send) -> None:
+        has_started.set()
+        await send({"type": "http.response.start", "status": 200, "headers": [long_header]})
+        raise AssertionError("nobody reads the head")
+
+    async def cut() -> None:
+        listener = socket.create_server(("127.0.0.1", 0))
+        connections = await Connections.accept(app, listener)
+        _, writer = await asyncio.open_connection(*listener.getsockname(), limit=1)
+        writer.write(request(b"{}"))
+        await has_started.wait()
+        await asyncio.sleep(0.05)
+        await connections.abort()
+        writer.close()
+
+    asyncio.run(cut())
+
+    assert caplog.records == []
 
 
 def test_garbage_is_answered_with_400_and_does_not_harm_the_server() -> None:

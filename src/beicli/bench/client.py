@@ -11,9 +11,9 @@ server is left idle, but they do not count.
 import asyncio
 import itertools
 import time
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Self
 
 from beicli.bench.histogram import Histogram
@@ -23,6 +23,7 @@ from beicli.bench.pacer import Pacer
 from beicli.bench.routes import Route
 from beicli.bench.sender import Sender
 from beicli.bench.settings import Target
+from beicli.bench.texts import LengthClass
 
 # Without a pause a server that went away would fill the figures with refused connections.
 _RECONNECT_PAUSE_S = 0.1
@@ -69,11 +70,13 @@ class Share:
 
     bodies: [server][client][request of one pass]; an open loop has one client, whose requests
     `max_connections` connections take in turn.
+    length_classes: of the requests of a mix, so both get latencies of their own.
     rate_per_second: of an open loop, None for a closed one. seed: of its arrivals.
     """
 
     bodies: tuple[tuple[tuple[bytes, ...], ...], ...]
     max_connections: int
+    length_classes: Mapping[bytes, LengthClass] = field(default_factory=dict)
     rate_per_second: float | None = None
     seed: int = 0
 
@@ -129,8 +132,13 @@ class LoadGenerator:
     async def run_round(self, plan: RoundPlan, on_progress: ShowProgress) -> Round:
         """Put the load on a server. Cancelling it returns what was measured so far, once."""
         assert self._share is not None
-        sender = self._senders[plan.server]
-        run = _Running(sender, plan, timeout_s=self._session.timeout_s, on_progress=on_progress)
+        run = _Running(
+            self._senders[plan.server],
+            plan,
+            self._share.length_classes,
+            timeout_s=self._session.timeout_s,
+            on_progress=on_progress,
+        )
         passes = self._passes[plan.server]
         rate = self._share.rate_per_second
         if rate is None:
@@ -151,10 +159,17 @@ class _Running:
     """The state of one round, owned by its event loop."""
 
     def __init__(
-        self, sender: Sender, plan: RoundPlan, *, timeout_s: float, on_progress: ShowProgress
+        self,
+        sender: Sender,
+        plan: RoundPlan,
+        length_classes: Mapping[bytes, LengthClass],
+        *,
+        timeout_s: float,
+        on_progress: ShowProgress,
     ) -> None:
         self._sender = sender
         self._plan = plan
+        self._length_classes = length_classes
         self._timeout_s = timeout_s
         self._on_progress = on_progress
         self._tally = Tally()
@@ -193,7 +208,7 @@ class _Running:
         """Send the next request when the last one was answered."""
         await _sleep_until(self._plan.start_s)
         while (sent_s := time.perf_counter()) < self._window_end_s:
-            await self._send(next(requests), due_s=sent_s, is_late=False)
+            await self._send(next(requests), due_s=sent_s)
 
     async def open_loop(self, pacer: Pacer, requests: Iterator[bytes]) -> None:
         """Send a request at the next moment that no other connection has taken.
@@ -206,9 +221,14 @@ class _Running:
             if sent_s >= self._window_end_s:
                 self._count_unfinished(due_s)
                 continue
-            await self._send(next(requests), due_s=due_s, is_late=sent_s - due_s > _LATE_S)
+            completed_s = await self._send(
+                next(requests), due_s=due_s, is_late=sent_s - due_s > _LATE_S
+            )
+            if completed_s >= self._window_end_s:
+                self._count_unfinished(due_s)
 
-    async def _send(self, body: bytes, *, due_s: float, is_late: bool) -> None:
+    async def _send(self, body: bytes, *, due_s: float, is_late: bool = False) -> float:
+        """Send one request and count what came of it; return when that was."""
         is_warming_up = due_s < self._window_start_s
         reply = await self._sender.send(body, is_warming_up=is_warming_up)
         completed_s = reply.completed_at_s
@@ -218,14 +238,15 @@ class _Running:
                 latency_s=completed_s - due_s,
                 second=int(self._plan.seconds_before + completed_s - self._window_start_s),
                 request_bytes=len(body),
+                # Cheap: a bytes object remembers its hash.
+                length=self._length_classes.get(body),
             )
             self._tally.late_requests += is_late
         else:
             self._tally.add_outside(reply)
-            if completed_s >= self._window_end_s:
-                self._count_unfinished(due_s)
         if reply.failure is not None and reply.failure.kind.startswith("connection"):
             await asyncio.sleep(_RECONNECT_PAUSE_S)
+        return completed_s
 
     def _count_unfinished(self, due_s: float) -> None:
         if self._window_start_s <= due_s < self._window_end_s:

@@ -198,17 +198,28 @@ def _answers(run: Mapping[str, Any]) -> dict[str, Any] | None:
     answers = (run.get("against") or {}).get("answers")
     if answers is None:
         return None
-    figures = f"mean {answers['mean']:.6g}, least {answers['min']:.6g}"
     return {
-        "words": (
-            f"The answers of both servers to {answers['num_compared']:,} texts were compared: "
-            f"{answers['measure']} {figures}."
-        ),
+        "words": _answer_words(answers),
         "measure": answers["measure"],
         "worst": [
             (f"{worst['value']:.6g}", _shortened(worst["text"])) for worst in answers["worst"]
         ],
     }
+
+
+def _answer_words(answers: Mapping[str, Any]) -> str:
+    finding = answers.get("finding")
+    if not answers["num_compared"]:
+        reason = "" if finding is None else f": {finding}"
+        return f"The answers of both servers could not be compared{reason}."
+    figures = f"mean {answers['mean']:.6g}, least {answers['min']:.6g}"
+    if answers.get("order_agreement") is not None:
+        figures += f", rank correlation {answers['order_agreement']:.6g}"
+    words = (
+        f"The answers of both servers to {answers['num_compared']:,} texts were compared: "
+        f"{answers['measure']} {figures}."
+    )
+    return words if finding is None else f"{words} Mind that {finding}."
 
 
 def _shortened(text: str) -> str:

@@ -7,6 +7,7 @@ several processes or rounds saw adds up.
 from dataclasses import dataclass, field
 
 from beicli.bench.histogram import Histogram
+from beicli.bench.texts import LengthClass
 
 _HINTS = {
     "connection_refused": "is the server running? try `bei serve`, or name another with `--url`",
@@ -70,6 +71,29 @@ class Second:
     latencies_s: Histogram = field(default_factory=_coarse_histogram)
 
 
+@dataclass(slots=True)
+class LengthTally:
+    """The successes among the short requests of a mix, or among the long ones.
+
+    num_tokens: None once an answer did not tell.
+    """
+
+    num_tokens: int | None = 0
+    latencies_s: Histogram = field(default_factory=Histogram)
+
+    def add(self, latency_s: float, num_tokens: int | None) -> None:
+        self.latencies_s.add(latency_s)
+        self.num_tokens = _sum_if_known(self.num_tokens, num_tokens)
+
+    def merge(self, other: "LengthTally") -> None:
+        self.latencies_s.merge(other.latencies_s)
+        self.num_tokens = _sum_if_known(self.num_tokens, other.num_tokens)
+
+
+def _sum_if_known(one: int | None, other: int | None) -> int | None:
+    return None if one is None or other is None else one + other
+
+
 class Failures:
     """How often each kind of failure came, and the first of each."""
 
@@ -114,11 +138,20 @@ class Tally:
     unfinished_requests: int = 0
     latencies_s: Histogram = field(default_factory=Histogram)
     seconds: dict[int, Second] = field(default_factory=dict)
+    by_length: dict[LengthClass, LengthTally] = field(default_factory=dict)
     failures: Failures = field(default_factory=Failures)
     failures_outside: Failures = field(default_factory=Failures)
     num_outside: int = 0
 
-    def add(self, reply: Reply, *, latency_s: float, second: int, request_bytes: int) -> None:
+    def add(
+        self,
+        reply: Reply,
+        *,
+        latency_s: float,
+        second: int,
+        request_bytes: int,
+        length: LengthClass | None = None,
+    ) -> None:
         """Count a request that completed in the window's `second`, from 0."""
         entry = self.seconds.get(second)
         if entry is None:
@@ -137,6 +170,8 @@ class Tally:
             self.has_unknown_tokens = True
         else:
             self.num_tokens += reply.num_tokens
+        if length is not None:
+            self.by_length.setdefault(length, LengthTally()).add(latency_s, reply.num_tokens)
 
     def add_outside(self, reply: Reply) -> None:
         """Remember that a request ended outside the window."""
@@ -156,6 +191,8 @@ class Tally:
             ours.num_requests += theirs.num_requests
             ours.num_errors += theirs.num_errors
             ours.latencies_s.merge(theirs.latencies_s)
+        for length, its_tally in other.by_length.items():
+            self.by_length.setdefault(length, LengthTally()).merge(its_tally)
         self.failures.merge(other.failures)
         self.failures_outside.merge(other.failures_outside)
 

@@ -4,6 +4,7 @@
 stays the same.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -11,10 +12,10 @@ from typing import Any
 from beicli import __version__
 from beicli.bench.answers import AnswerComparison
 from beicli.bench.loads import Load
-from beicli.bench.report import PointMeasurement, point_to_json, ratio_of_rounds
+from beicli.bench.report import PointMeasurement, latency_ratios, point_to_json, ratio_of_rounds
 from beicli.bench.run_format import SCHEMA_VERSION
 from beicli.bench.settings import BenchSettings
-from beicli.datasets import Dataset
+from beicli.bench.texts import LengthClass, Texts
 from beicli.errors import BenchError
 from beicli.machine import this_machine
 
@@ -36,7 +37,7 @@ class Outcome:
     """
 
     settings: BenchSettings
-    dataset: Dataset
+    texts: Texts
     points: tuple[tuple[PointMeasurement, ...], ...]
     skipped: tuple[SkippedPoint, ...]
     served_models: tuple[str | None, ...]
@@ -66,16 +67,25 @@ class Outcome:
         }
 
     def _dataset_to_json(self, points: list[dict[str, Any]]) -> dict[str, Any]:
-        texts = self.dataset.texts
+        dataset = self.texts.dataset
         num_tokens = [point["num_tokens"] for point in points]
         num_texts = sum(point["num_texts"] for point in points)
         return {
-            "name": self.dataset.name,
-            "num_texts": len(texts),
-            "mean_characters": round(sum(map(len, texts)) / len(texts), 1),
+            "name": dataset.name,
+            **_size_of(dataset.texts),
             # As sent: short texts that come round more often count more often.
             "mean_tokens": None if None in num_tokens else round(sum(num_tokens) / num_texts, 1),
+            "by_length": self._lengths_to_json(),
         }
+
+    def _lengths_to_json(self) -> list[dict[str, Any]] | None:
+        """Describe both parts of a mix; None without one."""
+        if self.texts.longest_short is None:
+            return None
+        parts: dict[LengthClass | None, list[str]] = {"short": [], "long": []}
+        for text in self.texts.dataset.texts:
+            parts[self.texts.length_class(text)].append(text)
+        return [{"length": length} | _size_of(texts) for length, texts in parts.items() if texts]
 
     def _settings_to_json(self) -> dict[str, Any]:
         settings = self.settings
@@ -102,5 +112,11 @@ class Outcome:
             "served_model": self.served_models[1],
             "points": [point_to_json(each[1]) for each in self.points],
             "texts_per_second_ratios": [ratio_of_rounds(*each) for each in self.points],
+            "latency_ratios": [latency_ratios(*each) for each in self.points],
             "answers": None if self.answers is None else self.answers.to_json(),
         }
+
+
+def _size_of(texts: Sequence[str]) -> dict[str, Any]:
+    mean_characters = round(sum(map(len, texts)) / len(texts), 1)
+    return {"num_texts": len(texts), "mean_characters": mean_characters}

@@ -2,11 +2,12 @@
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 
 from beicli.bench.calibration import words_for_length
 from beicli.bench.sender import Sender
 from beicli.bench.settings import BenchSettings
-from beicli.bench.texts import mixed_texts, texts_of_length
+from beicli.bench.texts import Texts, mixed_texts, texts_of_length
 from beicli.bench.workload import variants
 from beicli.datasets import Dataset
 from beicli.errors import BenchError
@@ -34,12 +35,12 @@ async def probe(sender: Sender, dataset: Dataset, *, batch_size: int) -> None:
         )
 
 
-async def make_texts(settings: BenchSettings, dataset: Dataset, sender: Sender) -> Dataset:
+async def make_texts(settings: BenchSettings, dataset: Dataset, sender: Sender) -> Texts:
     """Return the texts to send: the dataset's own, or those of the length or mix asked for."""
     if settings.mix is not None:
         return mixed_texts(dataset, settings.mix)
     if settings.length is None:
-        return dataset
+        return Texts.of(dataset)
     seed = settings.seed
 
     async def count_tokens(num_words: int) -> float | None:
@@ -47,7 +48,9 @@ async def make_texts(settings: BenchSettings, dataset: Dataset, sender: Sender) 
         return await _mean_tokens(sender, sample.texts)
 
     num_words = await words_for_length(settings.length, count_tokens)
-    return texts_of_length(dataset, num_words, num_texts=_NUM_MADE_TEXTS, seed=seed)
+    made = texts_of_length(dataset, num_words, num_texts=_NUM_MADE_TEXTS, seed=seed)
+    # Queries stay short, as a reranker's are, and as they were when it counted.
+    return replace(Texts.of(dataset), dataset=made)
 
 
 async def fetch_answers(

@@ -5,6 +5,7 @@ Pure: no network, and no clock but for the date.
 
 import math
 import statistics
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -20,6 +21,8 @@ _BUSY_CPU_FRACTION = 0.9
 _HIGH_LAG_S = 0.02
 _HIGH_LAG_SHARE = 0.25
 _PERCENTILES = {"p50": 50.0, "p90": 90.0, "p95": 95.0, "p99": 99.0, "p999": 99.9}
+# Rounds are short, so what only few requests exceed is chance.
+_COMPARED_PERCENTILES = ("p50", "p90", "p99")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +82,7 @@ def point_to_json(point: PointMeasurement) -> dict[str, Any]:
             [round(bound_s * 1e3, 6), count]
             for bound_s, count in tally.latencies_s.coarse_buckets()
         ],
+        "by_length": _by_length(tally),
         "timeline": _timeline(tally, window_s, point.batch_size),
         "late_requests": tally.late_requests,
         "unfinished_requests": tally.unfinished_requests,
@@ -102,14 +106,32 @@ def ratio_of_rounds(one: PointMeasurement, other: PointMeasurement) -> float:
 
     Neighbours in time share what disturbs a machine, so their ratio is steadier than either rate.
     """
-    pairs = zip(one.texts_per_second_by_round, other.texts_per_second_by_round, strict=False)
-    ratios = [first / second for first, second in pairs if first and second]
-    if ratios:
-        return round(statistics.median(ratios), 4)
     totals = [
         point.tally().num_requests * point.batch_size / point.window_s for point in (one, other)
     ]
-    return round(totals[0] / totals[1], 4)
+    return _median_ratio(one.texts_per_second_by_round, other.texts_per_second_by_round, totals)
+
+
+def latency_ratios(one: PointMeasurement, other: PointMeasurement) -> dict[str, float]:
+    """Return the same of latencies, by name of the percentile: below 1 the first is quicker."""
+    ratios = {}
+    for name in _COMPARED_PERCENTILES:
+        percent = _PERCENTILES[name]
+        by_round = [
+            [each.tally.latencies_s.percentile(percent) for each in point.rounds]
+            for point in (one, other)
+        ]
+        totals = [point.tally().latencies_s.percentile(percent) for point in (one, other)]
+        ratios[name] = _median_ratio(by_round[0], by_round[1], totals)
+    return ratios
+
+
+def _median_ratio(
+    first: Sequence[float], second: Sequence[float], totals: Sequence[float]
+) -> float:
+    """Use the rounds in which both did something; the ratio of the totals where there is none."""
+    ratios = [one / other for one, other in zip(first, second, strict=False) if one and other]
+    return round(statistics.median(ratios or [totals[0] / totals[1]]), 4)
 
 
 def nothing_succeeded(point: PointMeasurement, tally: Tally) -> BenchError:
@@ -142,6 +164,23 @@ def _latencies(latencies_s: Histogram) -> dict[str, float]:
         **percentiles,
         "max": _milliseconds(latencies_s.maximum),
     }
+
+
+def _by_length(tally: Tally) -> list[dict[str, Any]] | None:
+    """Tell of the short requests of a mix and of the long ones; None without a mix."""
+    found = []
+    for length in ("short", "long"):
+        if (part := tally.by_length.get(length)) is not None:
+            count, num_tokens = part.latencies_s.count, part.num_tokens
+            found.append(
+                {
+                    "length": length,
+                    "num_requests": count,
+                    "mean_tokens": None if num_tokens is None else round(num_tokens / count, 1),
+                    "latency_ms": _latencies(part.latencies_s),
+                }
+            )
+    return found or None
 
 
 def _timeline(tally: Tally, window_s: float, batch_size: int) -> list[dict[str, Any]]:

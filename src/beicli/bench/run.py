@@ -16,6 +16,7 @@ from beicli.bench.batch_fill import batch_fill, read_batch_counts
 from beicli.bench.client import Progress, RoundPlan, Session
 from beicli.bench.loads import Load
 from beicli.bench.measurement import Round
+from beicli.bench.open_files import allow_connections
 from beicli.bench.outcome import Outcome, SkippedPoint
 from beicli.bench.preparation import fetch_answers, first_texts, make_texts, probe
 from beicli.bench.processes import Clients, open_clients
@@ -25,6 +26,7 @@ from beicli.bench.routes import Route
 from beicli.bench.sender import Sender
 from beicli.bench.settings import BenchSettings
 from beicli.bench.shares import shares_of_load
+from beicli.bench.texts import short_texts
 from beicli.datasets import Dataset
 from beicli.errors import BenchError
 
@@ -69,6 +71,7 @@ async def measure(
     on_progress: OnProgress = lambda _stage, _progress: None,
 ) -> Outcome:
     """Do the same within an event loop; cancelling it returns what was measured so far, once."""
+    allow_connections(_most_connections(settings))
     session = Session(
         targets=settings.targets,
         route=Route.of(settings),
@@ -91,6 +94,12 @@ async def measure(
     return bench.outcome()
 
 
+def _most_connections(settings: BenchSettings) -> int:
+    """Return how many one process may have open at once, at any of the loads."""
+    most = max(load.concurrency or settings.max_connections for load in settings.loads)
+    return len(settings.targets) * math.ceil(most / settings.client_processes)
+
+
 class _Bench:
     """The state of one benchmark, owned by its event loop."""
 
@@ -109,18 +118,22 @@ class _Bench:
 
     async def open(self, stack: AsyncExitStack) -> None:
         """Reach every server, make the texts, start the client processes."""
-        settings = self._settings
+        settings, dataset = self._settings, self._dataset
         for target in settings.targets:
             # A connection besides the measured ones, for whatever is no load.
             sender = Sender(
-                target, self._session.route, max_connections=1, timeout_s=settings.timeout_s
+                target,
+                self._session.route,
+                max_connections=1,
+                timeout_s=settings.timeout_s,
+                query=short_texts(dataset)[0],
             )
             self._senders.append(await stack.enter_async_context(sender))
         for sender in self._senders:
-            await probe(sender, self._dataset, batch_size=settings.batch_size)
+            await probe(sender, dataset, batch_size=settings.batch_size)
             if sender.served_model is None:
                 sender.served_model = read_model_name(await sender.page("/info"))
-        self._dataset = await make_texts(settings, self._dataset, self._senders[0])
+        self._texts = await make_texts(settings, dataset, self._senders[0])
         clients = open_clients(self._session, settings.client_processes)
         self._clients: Clients = await stack.enter_async_context(clients)
 
@@ -143,7 +156,7 @@ class _Bench:
         """Send the same texts to both servers and compare what comes back."""
         if len(self._senders) == 1 or self.is_interrupted or not self._points:
             return
-        texts = first_texts(self._dataset, _NUM_COMPARED_TEXTS)
+        texts = first_texts(self._texts.dataset, _NUM_COMPARED_TEXTS)
         workload = self._settings.workload
         try:
             pairs = await fetch_answers(self._senders, texts, batch_size=self._settings.batch_size)
@@ -161,7 +174,7 @@ class _Bench:
             raise BenchError("interrupted before a request was measured")
         return Outcome(
             settings=self._settings,
-            dataset=self._dataset,
+            texts=self._texts,
             points=tuple(self._points),
             skipped=tuple(self._skipped),
             served_models=tuple(sender.served_model for sender in self._senders),
@@ -173,7 +186,7 @@ class _Bench:
         """Measure one load on every server, turn by turn."""
         settings = self._settings
         self._clients.take_shares(
-            shares_of_load(load, settings, self._dataset, self._clients.num_processes)
+            shares_of_load(load, settings, self._texts, self._clients.num_processes)
         )
         before = [read_batch_counts(await sender.page("/metrics")) for sender in self._senders]
         rounds: list[list[Round]] = [[] for _ in self._senders]

@@ -125,6 +125,8 @@ class Answers(TypedDict):
     measure: str
     min: FiniteFloat
     mean: FiniteFloat
+    order_agreement: NotRequired[FiniteFloat | None]
+    finding: NotRequired[str | None]
     worst: list[WorstAnswer]
 
 

@@ -28,6 +28,9 @@ _FULL_CHECK_EVERY = 64
 # aiohttp warns when a body above this size is handed over as bytes, and wants a file instead.
 _MAX_BYTES_BODY = 2**20
 _PAGE_TIMEOUT_S = 5.0
+# Servers close idle connections after five seconds and more. A request that meets that moment would
+# count as a failure, so idle connections of an open loop are given up before.
+_KEEPALIVE_S = 4.0
 # Servers whose answers have no `usage` may count in a header, as text-embeddings-inference does.
 _TOKENS_HEADER = "x-compute-tokens"
 
@@ -36,12 +39,20 @@ class Sender:
     """An open session with one server; to be used within `async with`."""
 
     def __init__(
-        self, target: Target, route: Route, *, max_connections: int, timeout_s: float
+        self,
+        target: Target,
+        route: Route,
+        *,
+        max_connections: int,
+        timeout_s: float,
+        query: str = "",
     ) -> None:
+        """Prepare for a server; query: what `body` asks a reranker to rank its texts for."""
         self.target = target
         self.url = route.url(target)
         self.served_model: str | None = None
         self._route = route
+        self._query = query
         self._timeout_s = timeout_s
         self._max_connections = max_connections
         # Parsed once, not for each request.
@@ -52,7 +63,9 @@ class Sender:
     async def __aenter__(self) -> Self:
         headers = {"content-type": "application/json", "accept-encoding": "identity"}
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=self._max_connections),
+            connector=aiohttp.TCPConnector(
+                limit=self._max_connections, keepalive_timeout=_KEEPALIVE_S
+            ),
             timeout=aiohttp.ClientTimeout(total=self._timeout_s),
             cookie_jar=aiohttp.DummyCookieJar(),
             headers=headers | self.target.headers,
@@ -63,8 +76,8 @@ class Sender:
         await self._session.close()
 
     def body(self, texts: Sequence[str]) -> bytes:
-        """Serialise a request that is no load; a reranker ranks its texts for the first."""
-        return self._route.body(texts, query=texts[0], model=self.target.model)
+        """Serialise a request that is no load."""
+        return self._route.body(texts, query=self._query, model=self.target.model)
 
     async def send(self, body: bytes, *, is_warming_up: bool) -> Reply:
         """Send a serialised request and wait for its answer; failures are replies too."""

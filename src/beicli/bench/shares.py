@@ -9,12 +9,14 @@ from beicli.bench.client import Share
 from beicli.bench.loads import Load
 from beicli.bench.routes import Route
 from beicli.bench.settings import BenchSettings
+from beicli.bench.texts import LengthClass, Texts
 from beicli.bench.workload import Workload, plan_workload
-from beicli.datasets import Dataset
+
+_Bodies = tuple[tuple[tuple[bytes, ...], ...], ...]
 
 
 def shares_of_load(
-    load: Load, settings: BenchSettings, dataset: Dataset, num_processes: int
+    load: Load, settings: BenchSettings, texts: Texts, num_processes: int
 ) -> list[Share]:
     """Return one share for each process; clients are dealt out like cards.
 
@@ -23,12 +25,19 @@ def shares_of_load(
     # An open loop has one stream of requests a process, since any connection may send the next.
     num_clients = num_processes if load.concurrency is None else load.concurrency
     workload = plan_workload(
-        dataset, concurrency=num_clients, batch_size=settings.batch_size, seed=settings.seed
+        texts.dataset,
+        concurrency=num_clients,
+        batch_size=settings.batch_size,
+        seed=settings.seed,
+        queries=texts.queries,
     )
     connections = _deal(settings.max_connections, num_processes)
+    clients = [range(process, num_clients, num_processes) for process in range(num_processes)]
+    bodies = [_bodies(workload, each, settings) for each in clients]
     return [
         Share(
-            bodies=_bodies(workload, range(process, num_clients, num_processes), settings),
+            bodies=bodies[process],
+            length_classes=_length_classes(texts, workload, clients[process], bodies[process]),
             max_connections=connections[process],
             rate_per_second=(
                 None if load.rate_per_second is None else load.rate_per_second / num_processes
@@ -39,9 +48,23 @@ def shares_of_load(
     ]
 
 
-def _bodies(
-    workload: Workload, clients: Sequence[int], settings: BenchSettings
-) -> tuple[tuple[tuple[bytes, ...], ...], ...]:
+def _length_classes(
+    texts: Texts, workload: Workload, clients: Sequence[int], bodies: _Bodies
+) -> dict[bytes, LengthClass]:
+    """Return which requests of a mix are short and which long; none where a batch may be both."""
+    if workload.batch_size > 1:
+        return {}
+    found = {}
+    for of_server in bodies:
+        for client, requests in zip(clients, of_server, strict=True):
+            batches = workload.batches_in_one_pass(client)
+            for (text,), body in zip(batches, requests, strict=True):
+                if length := texts.length_class(text):
+                    found[body] = length
+    return found
+
+
+def _bodies(workload: Workload, clients: Sequence[int], settings: BenchSettings) -> _Bodies:
     """Return the requests of one pass, [server][client][request]."""
     route = Route.of(settings)
     by_model: dict[str | None, tuple[tuple[bytes, ...], ...]] = {}

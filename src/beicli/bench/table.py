@@ -3,6 +3,7 @@
 Pure. One point makes a list of labels and values, a sweep a table with a row for each point.
 """
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -15,8 +16,13 @@ _CLIENT_IS_LIMIT = (
     "requests, or run the client on another machine"
 )
 _BEHIND = "the server does not keep up with this rate"
-# Below this share of requests left over, it is what is in flight at any moment.
-_BEHIND_SHARE = 0.05
+_SENT_LATE = (
+    "were sent late, and their wait counts as latency: every connection was busy, or the client "
+    "was; give more `--max-connections` or `--client-processes`"
+)
+# Below this share of requests left over, it is what is in flight at any moment; of late ones, it is
+# how processes are scheduled.
+_NOTABLE_SHARE = 0.05
 _PERCENTILES = ("p50", "p90", "p99")
 _PERCENTILES_AND_MAX = (*_PERCENTILES, "max")
 # Answers at least this equal are not worth a line.
@@ -41,6 +47,9 @@ def headings(run: RunMapping) -> Iterator[tuple[str, str]]:
     if dataset["mean_tokens"] is not None:
         mean += f", {dataset['mean_tokens']:,.1f} tokens"
     yield "dataset", f"{dataset['name']}, {dataset['num_texts']:,} texts, {mean}"
+    for part in dataset.get("by_length") or ():
+        size = f"{part['num_texts']:,} texts, mean {part['mean_characters']:.0f} characters"
+        yield f"  {part['length']}", size
 
 
 def point_rows(run: RunMapping) -> Iterator[tuple[str, str]]:
@@ -55,6 +64,8 @@ def point_rows(run: RunMapping) -> Iterator[tuple[str, str]]:
     for name, label in (("p50", "p50"), ("p90", "p90"), ("p99", "p99"), ("p999", "p99.9")):
         yield f"latency {label}", f"{point['latency_ms'][name]:,.1f} ms"
     yield "latency max", f"{point['latency_ms']['max']:,.1f} ms"
+    for part in point.get("by_length") or ():
+        yield f"  {part['length']} texts", _length_latencies(part)
     if fill := point["batch_fill"]:
         sequences = f"{fill['sequences_per_batch']:.1f} texts a batch"
         yield "batches", f"{sequences}, {1 - fill['real_token_fraction']:.1%} padding"
@@ -72,21 +83,39 @@ def sweep_columns(run: RunMapping) -> tuple[str, ...]:
     """Return the headings of `sweep_rows`."""
     if run["against"] is None:
         return ("load", "texts/s", *_latency_columns(_PERCENTILES_AND_MAX), "failed", "client")
-    return ("load", "server", "texts/s", *_latency_columns(_PERCENTILES), "failed", "ratio")
+    return ("load", "server", "texts/s", *_latency_columns(_PERCENTILES), "failed")
 
 
 def sweep_rows(run: RunMapping) -> Iterator[tuple[str, ...]]:
-    """Yield a row for each point; two for each, one below the other, where there are two servers.
+    """Yield a row for each point; three where there are two servers: each server's, and the ratio.
 
-    The ratio is that of the texts per second, this server's by the other's.
+    A ratio is this server's figure by the other's.
     """
-    for pair in pair_points(run):
+    # Files of earlier runs have none.
+    kept: Sequence[Mapping[str, float]] = (run["against"] or {}).get("latency_ratios", ())
+    no_ratios: Mapping[str, float] = {}
+    pairs_and_ratios = itertools.zip_longest(pair_points(run), kept, fillvalue=None)
+    for pair, of_latencies in pairs_and_ratios:
+        assert pair is not None, "there are no more ratios than points"
+        ratios = of_latencies or no_ratios
         if pair.second is None or pair.ratio is None:
             client = f"{pair.first['client_cpu_fraction']:.0%}"
             yield (pair.label, *_figures(pair.first, _PERCENTILES_AND_MAX), client)
+            for part in pair.first.get("by_length") or ():
+                latencies = (f"{part['latency_ms'][name]:,.1f}" for name in _PERCENTILES_AND_MAX)
+                yield (f"  {part['length']} texts", "", *latencies, "", "")
         else:
-            yield (pair.label, "url", *_figures(pair.first, _PERCENTILES), f"{pair.ratio:.3f}")
-            yield ("", "against", *_figures(pair.second, _PERCENTILES), "")
+            yield (pair.label, "url", *_figures(pair.first, _PERCENTILES))
+            yield ("", "against", *_figures(pair.second, _PERCENTILES))
+            latencies = (f"{ratios[name]:.3f}" if name in ratios else "" for name in _PERCENTILES)
+            yield ("", "ratio", f"{pair.ratio:.3f}", *latencies, "")
+
+
+def _length_latencies(part: Mapping[str, Any]) -> str:
+    figures = ", ".join(f"{name} {part['latency_ms'][name]:,.1f} ms" for name in _PERCENTILES)
+    if part["mean_tokens"] is None:
+        return figures
+    return f"{figures}; mean {part['mean_tokens']:,.1f} tokens"
 
 
 def _latency_columns(names: Sequence[str]) -> tuple[str, ...]:
@@ -107,9 +136,8 @@ def notes(run: RunMapping) -> Iterator[str]:
         where = load_label(point)
         if point["client_is_limit"]:
             yield f"{where}: {_CLIENT_IS_LIMIT}"
-        unfinished = point.get("unfinished_requests", 0)
-        if unfinished > _BEHIND_SHARE * point["num_requests"]:
-            yield f"{where}: {_BEHIND}: {unfinished:,} requests were not answered within the window"
+        if note := _open_loop_note(point):
+            yield f"{where}: {note}"
         if len(run["points"]) > 1:
             for error in point["errors"]:
                 yield f"{where}: {error['count']:,} x {error['kind']}: {error['first_message']}"
@@ -120,14 +148,26 @@ def notes(run: RunMapping) -> Iterator[str]:
     yield from _answer_notes(run)
 
 
+def _open_loop_note(point: Mapping[str, Any]) -> str | None:
+    """Say what kept an open loop from its clock, if anything did."""
+    notable = _NOTABLE_SHARE * point["num_requests"]
+    unfinished, late = point.get("unfinished_requests", 0), point["late_requests"]
+    if unfinished > notable:
+        return f"{_BEHIND}: {unfinished:,} requests were not answered within the window"
+    return f"{late:,} requests {_SENT_LATE}" if late > notable else None
+
+
 def _answer_notes(run: RunMapping) -> Iterator[str]:
     answers = (run["against"] or {}).get("answers")
     if answers is None:
         return
     if answers.get("finding") is not None:
         yield f"answers: {answers['finding']}"
+    if not answers["num_compared"]:
         return
     figures = f"{answers['measure']} mean {answers['mean']:.6f}, least {answers['min']:.6f}"
+    if answers.get("order_agreement") is not None:
+        figures += f", rank correlation {answers['order_agreement']:.6f}"
     yield f"answers to {answers['num_compared']:,} texts: {figures}"
     for worst in answers["worst"]:
         if worst["value"] < _EQUAL:

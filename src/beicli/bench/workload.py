@@ -17,7 +17,7 @@ from beicli.datasets import Dataset
 class Workload:
     """The texts of a run, cut into one share a client; no share is smaller than a batch.
 
-    queries: the shorter third of the dataset, to rank texts for.
+    queries: what texts are ranked for.
     """
 
     dataset_name: str
@@ -49,7 +49,14 @@ class Workload:
         return self.queries[number % len(self.queries)]
 
 
-def plan_workload(dataset: Dataset, *, concurrency: int, batch_size: int, seed: int) -> Workload:
+def plan_workload(
+    dataset: Dataset,
+    *,
+    concurrency: int,
+    batch_size: int,
+    seed: int,
+    queries: tuple[str, ...] = (),
+) -> Workload:
     """Shuffle the texts and deal them out, like cards, to `concurrency` clients.
 
     When there are fewer texts than `concurrency` x `batch_size`, variants make up the rest.
@@ -60,12 +67,8 @@ def plan_workload(dataset: Dataset, *, concurrency: int, batch_size: int, seed: 
     # Not for secrets: the order has to be the same on every machine.
     random.Random(seed).shuffle(texts)  # noqa: S311 - see above
     shares = tuple(tuple(texts[client::concurrency]) for client in range(concurrency))
-    by_length = sorted(dataset.texts, key=len)
     return Workload(
-        dataset_name=dataset.name,
-        shares=shares,
-        batch_size=batch_size,
-        queries=tuple(by_length[: max(len(by_length) // 3, 1)]),
+        dataset_name=dataset.name, shares=shares, batch_size=batch_size, queries=queries
     )
 
 

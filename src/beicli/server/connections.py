@@ -63,6 +63,7 @@ class Connections:
         self._config = _hypercorn_config()
         self._context = IdleContext()
         self._open: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
+        self._is_aborted = False
 
     @classmethod
     async def accept(
@@ -91,6 +92,7 @@ class Connections:
     async def abort(self) -> None:
         """Cut what is still open; answers that clients have not read are lost."""
         self._server.close()
+        self._is_aborted = True
         for task, writer in self._open.items():
             # Without this the task would wait for the client to read what is left to send.
             writer.transport.abort()
@@ -104,9 +106,11 @@ class Connections:
         self._open[task] = writer
         try:
             await _Connection(self._app, self._config, self._context, reader, writer)
-        except asyncio.CancelledError:
-            # By `abort`; asyncio 3.11 would log it as an error.
-            return
+        except (asyncio.CancelledError, ExceptionGroup):
+            # Cut by `abort`: asyncio 3.11 would log it as an error. A group is what hypercorn makes
+            # of an application that is cut between the head of its answer and the body.
+            if not self._is_aborted:
+                raise
         finally:
             del self._open[task]
 
