@@ -8,7 +8,7 @@ PORT ?= 7997
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install models minilm truss demo serve test lint format bench bench-peers size check clean
+.PHONY: help install models minilm truss demo serve test test-gpu bench-gpu lint format bench bench-peers size check clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -18,7 +18,7 @@ install: $(INSTALLED)  ## make .venv with everything, the command at .venv/bin/b
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --upgrade pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[build,s3,gcs,azure,bench,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[build,tensorrt-rtx,s3,gcs,azure,bench,dev]'
 	@touch $@
 
 models: install  ## fetch, verify, convert and cache the pinned test models
@@ -46,6 +46,14 @@ $(TRUSS): tests/differential/constraints.txt
 
 test: models truss  ## run every test; no GPU, and no network once models and Truss are there
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
+
+test-gpu: minilm  ## on a machine with an NVIDIA GPU: everything, into a report to send back
+	$(BIN)/python -m tests.models --output $(MODELS) --only smollm2-135m
+	$(BIN)/python -m tests.gpu --models $(MODELS) --report gpu-report.json
+
+bench-gpu: minilm  ## on a machine with an NVIDIA GPU: its speed alone, into a report to send back
+	$(BIN)/python -m tests.models --output $(MODELS) --only smollm2-135m
+	$(BIN)/python -m tests.gpu --models $(MODELS) --speed-only --report gpu-speed.json
 
 lint: install  ## formatting, lint, types, layers, sizes
 	$(BIN)/ruff format --check .

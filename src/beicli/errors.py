@@ -67,6 +67,22 @@ class ArtifactError(BeiError):
     """An engine directory is missing, damaged, foreign or made for something else."""
 
 
+class ToolMissingError(BeiError):
+    """A package that something needs is not installed, or not in the version wanted."""
+
+
+class GpuUnavailableError(BeiError):
+    """There is no GPU here, or no driver, or not the GPU that an engine is for."""
+
+
+class PlanError(BeiError):
+    """TensorRT cannot compile a graph, or there is no plan and none may be compiled."""
+
+
+class UnfusedAttentionError(PlanError):
+    """TensorRT has no kernel for the whole of attention in this shape and type."""
+
+
 class ServerStartError(BeiError):
     """The server cannot start: the address is taken, the engine does not warm up."""
 
@@ -80,6 +96,15 @@ class EngineError(BeiError):
 
     http_status: ClassVar[int] = 424
     error_type: ClassVar[str] = "Backend"
+
+
+class EngineLostError(EngineError):
+    """An engine can compute nothing more in this process; a new process may.
+
+    Its exit code is that of `sysexits.h` for what is worth another try.
+    """
+
+    exit_code: ClassVar[int] = 75
 
 
 class WrongTaskError(BeiError):

@@ -58,6 +58,7 @@ MANIFEST = Manifest(
     default_route=None,
     quantization=None,
     tuning=None,
+    gpu=None,
 )
 
 CONTENT = b"weights of some model"

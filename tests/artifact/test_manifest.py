@@ -8,11 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.artifact.engines import MANIFEST
 
+from beicli.artifact.gpu import Dimensions, GpuTarget, Profile
 from beicli.artifact.manifest import (
     FORMAT_VERSION,
     FileEntry,
     Limits,
     Manifest,
+    Precision,
     Quantization,
     Source,
     TensorInfo,
@@ -107,7 +109,8 @@ _MANIFESTS = st.builds(
     backend=st.just("openvino"),
     precision=st.sampled_from(["f32", "bf16"]),
     quantization=st.none(),
-    tuning=st.none() | st.from_type(Tuning),
+    gpu=st.none(),
+    tuning=st.none() | st.builds(Tuning, tokens_per_second=st.floats(min_value=0, max_value=1e9)),
     cpu_features=st.lists(_TEXT, max_size=2).map(tuple),
     inputs=_TENSORS,
     outputs=_TENSORS,
@@ -163,7 +166,7 @@ def test_a_manifest_is_written_for_people_to_read() -> None:
     text = dump_manifest(MANIFEST)
 
     assert list(json.loads(text)) == [*(field.name for field in fields(Manifest)), "digest"]
-    assert text.startswith('{\n  "format_version": 4,\n  "bei_version"')
+    assert text.startswith('{\n  "format_version": 5,\n  "bei_version"')
     assert text.endswith("}\n")
 
 
@@ -226,7 +229,7 @@ def test_an_unknown_key_is_named_wherever_it_stands(place: str) -> None:
 @pytest.mark.parametrize(
     ("place", "key", "value"),
     [
-        ("", "format_version", 4.0),
+        ("", "format_version", 5.0),
         ("", "name", 7),
         ("", "backend", "abacus"),
         ("", "precision", "f8"),
@@ -296,10 +299,34 @@ def test_an_engine_in_8_bit_says_how_and_what_the_rest_is_in() -> None:
     assert MANIFEST.residual_precision == MANIFEST.precision
 
 
-@pytest.mark.parametrize(
-    "changed",
-    [replace(MANIFEST, precision="int8"), replace(MANIFEST, quantization=_QUANTIZATION)],
+_ONE = Dimensions(num_sequences=1, length=1)
+_GPU = GpuTarget(
+    sm=90,
+    layout="padded",
+    hardware_compatibility="none",
+    profiles=(Profile(minimum=_ONE, optimum=_ONE, maximum=_ONE),),
 )
-def test_8_bit_and_how_it_came_about_belong_together(changed: Manifest) -> None:
-    with pytest.raises(ArtifactError, match="contradicts itself: precision"):
+
+
+@pytest.mark.parametrize("precision", ["f16", "fp8"])
+def test_an_engine_for_a_gpu_says_for_which_and_how(precision: Precision) -> None:
+    quantization = replace(_QUANTIZATION, method="fp8") if precision == "fp8" else None
+    manifest = replace(
+        MANIFEST, backend="tensorrt", precision=precision, quantization=quantization, gpu=_GPU
+    )
+
+    assert parse_manifest(dump_manifest(manifest)) == manifest
+
+
+@pytest.mark.parametrize(
+    ("changed", "part"),
+    [
+        (replace(MANIFEST, precision="int8"), "no `quantization`"),
+        (replace(MANIFEST, quantization=_QUANTIZATION), "a `quantization`"),
+        (replace(MANIFEST, backend="tensorrt"), "no `gpu`"),
+        (replace(MANIFEST, gpu=_GPU), "a `gpu`"),
+    ],
+)
+def test_what_belongs_together_is_there_together(changed: Manifest, part: str) -> None:
+    with pytest.raises(ArtifactError, match=f"contradicts itself: backend .*{part}"):
         parse_manifest(dump_manifest(changed))

@@ -90,7 +90,7 @@ def with_build(loaded: LoadedConfig, **changes: Any) -> LoadedConfig:
     return replace(loaded, config=replace(loaded.config, trt_llm=changed))
 
 
-def with_accelerator(loaded: LoadedConfig) -> LoadedConfig:
-    spec = AcceleratorSpec(accelerator=Accelerator.L4)
+def with_accelerator(loaded: LoadedConfig, name: str = "L4") -> LoadedConfig:
+    spec = AcceleratorSpec(accelerator=Accelerator(name))
     resources = replace(loaded.config.resources, accelerator=spec)
     return replace(loaded, config=replace(loaded.config, resources=resources))

@@ -119,13 +119,13 @@ def test_a_checkpoint_whose_weights_are_no_numbers_is_a_build_error(
         run_build(write_config(tmp_path, tiny_checkpoint), tmp_path / "engine")
 
 
-def test_a_configured_accelerator_is_refused_with_the_way_around(
+def test_an_accelerator_without_kernels_is_refused_with_the_way_around(
     loaded: LoadedConfig, tmp_path: Path
 ) -> None:
     progress = Recorder()
 
-    with pytest.raises(UsageError, match=r"`resources\.accelerator` is `L4`") as raised:
-        run_build(with_accelerator(loaded), tmp_path / "engine", progress=progress)
+    with pytest.raises(UsageError, match=r"`resources\.accelerator` is `V100`") as raised:
+        run_build(with_accelerator(loaded, "V100"), tmp_path / "engine", progress=progress)
 
     assert "--backend openvino" in str(raised.value.hint)
     assert progress.started_steps == []

@@ -82,6 +82,7 @@ Commands:
   validate  Check a configuration, an engine directory or a running server.
   inspect   Print what an engine directory holds.
   diff      Print in what two engine directories differ.
+  doctor    Say what each backend can do on this machine, and what it lacks.
 """)
 
 
@@ -152,15 +153,19 @@ hint: convert it once, where you trust it: `AutoModel.from_pretrained(PATH).save
     assert [path.name for path in tmp_path.iterdir() if "engine" in path.name] == []
 
 
-def test_a_gpu_in_the_config_needs_a_word_from_the_user(converse: Converse, config: Path) -> None:
-    config.write_text("resources: {accelerator: L4}\n" + CONFIG, encoding="utf-8")
+def test_a_gpu_that_nothing_compiles_for_needs_a_word_from_the_user(
+    converse: Converse, config: Path
+) -> None:
+    config.write_text("resources: {accelerator: B10}\n" + CONFIG, encoding="utf-8")
 
     assert converse("build", "config.yaml") == snapshot("""\
 exit code 2
 --- stderr
-error: `resources.accelerator` is `L4`; this version builds for CPUs only
+warning: `resources.accelerator` (line 1): unsupported B10 please upgrade truss
+hint: name an L4, or another GPU that the platform has an image for
+error: `resources.accelerator` is `B10`: its compute capability is not known here
 
-hint: build for this CPU all the same with `--backend openvino`
+hint: name the GPU's compute capability with `--target`, or build for this CPU with `--backend openvino`
 """)
 
 
@@ -187,7 +192,7 @@ exit code 2
 Usage: bei build [OPTIONS] {config}
 Try 'bei build -h' for help.
 
-Error: Invalid value for '--precision' (env var: 'BEI_PRECISION'): Value error, 'fp8' is not one of 'auto', 'f32', 'bf16'.
+Error: Invalid value for '--precision' (env var: 'BEI_PRECISION'): Value error, 'fp8' is not one of 'auto', 'f32', 'bf16', 'f16'.
 """)
 
 
@@ -242,7 +247,7 @@ def test_serving_another_format_version_says_which_is_read(
     assert converse("serve", "engine") == snapshot("""\
 exit code 1
 --- stderr
-error: `manifest.json` has format version 7; this version of bei reads 4
+error: `manifest.json` has format version 7; this version of bei reads 5
 
 hint: rebuild the engine with `bei build`, or use the bei version that made it
 """)

@@ -63,7 +63,7 @@ def test_a_wrong_configuration_is_told_worst_first(run: Run, tmp_path: Path) -> 
     assert code == 1
     assert err == snapshot("failed: 1 target\n")
     assert out == snapshot("""\
-config.yaml (config): failed, 1 error, 3 warnings, 2 info, 32 checks
+config.yaml (config): failed, 1 error, 3 warnings, 2 info, 33 checks
 level     where                                         finding                                     \n\
 ────────────────────────────────────────────────────────────────────────────────────────────────────
 error     trt_llm.build.quantization_type (line 5)      FP8 quantization is only supported on L4,   \n\
@@ -99,10 +99,10 @@ warning   trt_llm.build.checkpoint_repository.revisio   no revision is named    
                                                         [revision-not-pinned]                       \n\
                                                         fix: write the commit's 40 hexadecimal      \n\
                                                         digits; the hub shows them under `Files`    \n\
-info      resources.accelerator (line 1)                `A10G` is named                             \n\
-                                                        why: this version builds for CPUs only      \n\
-                                                        [gpu-not-built-for]                         \n\
-                                                        fix: build for this CPU all the same with   \n\
+info      resources.accelerator (line 1)                `A10G` is named, which is sm86              \n\
+                                                        why: what is built serves on such a GPU, and
+                                                        not on a CPU  [built-for-gpu]               \n\
+                                                        fix: build for this CPU instead with        \n\
                                                         `--backend openvino`                        \n\
 info      trt_llm.build.checkpoint_repository (line     `org/model@main` is not in the local cache, \n\
           7)                                            and `--offline` forbids fetching it         \n\

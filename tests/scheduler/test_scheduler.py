@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from beicli.engine.batch import Batch, EngineOutput, TokenSequence
-from beicli.errors import EngineError, UnhealthyError
+from beicli.errors import EngineError, EngineLostError, UnhealthyError
 from beicli.scheduler.cost import MIN_OBSERVED_BATCHES, REFIT_AFTER_BATCHES
 from beicli.scheduler.queue import BatchLimits
 from beicli.scheduler.scheduler import BatchScheduler, FinishedBatch
@@ -111,6 +111,34 @@ def test_a_poisonous_input_fails_alone_and_its_batch_mates_get_their_answers() -
         assert answers[5].message == "the engine could not compute input 0: RuntimeError"
 
     run(FakeEngine(), scenario)
+
+
+def test_a_lost_engine_fails_everybody_at_once_and_says_so() -> None:
+    engine = LostEngine()
+
+    async def scenario(scheduler: BatchScheduler) -> None:
+        assert scheduler.lost is None
+        answers = await asyncio.gather(
+            *(scheduler.submit([ids(i), ids(i + 1)]) for i in range(0, 20, 2)),
+            return_exceptions=True,
+        )
+        assert {type(answer) for answer in answers} == {UnhealthyError}
+        assert scheduler.lost is not None
+        assert scheduler.stalled_for_s() == float("inf")
+
+    run(engine, scenario)
+    # No batch was split to look for whoever was at fault.
+    assert engine.num_forwards <= 20
+
+
+class LostEngine(FakeEngine):
+    """Has a GPU that is gone."""
+
+    num_forwards = 0
+
+    def forward(self, _batch: Batch) -> EngineOutput:
+        self.num_forwards += 1
+        raise EngineLostError("an illegal address was read")
 
 
 def test_one_bad_input_fails_its_whole_request_with_its_index() -> None:

@@ -222,6 +222,7 @@ def make_manifest(task: Task = Task.EMBEDDING, *, has_tokens: bool = True) -> Ma
         default_route=None,
         quantization=None,
         tuning=None,
+        gpu=None,
     )
 
 

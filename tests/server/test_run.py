@@ -35,7 +35,8 @@ from tests.server.fakes import (
 )
 
 from beicli.artifact.directory import EngineArtifact, seal_artifact
-from beicli.errors import ServerStartError
+from beicli.engine.batch import Batch, EngineOutput
+from beicli.errors import EngineLostError, ServerStartError
 from beicli.server.connections import Connections
 from beicli.server.options import ServerOptions
 from beicli.server.run import (
@@ -43,6 +44,7 @@ from beicli.server.run import (
     _explain_bind_error,
     bind_socket,
     close_pipeline,
+    ends_if_lost,
     run_server,
     serve_pipeline,
 )
@@ -364,6 +366,40 @@ def test_an_engine_that_fails_its_warm_up_stops_the_server() -> None:
         "the engine does not warm up: the engine could not compute input 0: RuntimeError"
     )
     wait_until(lambda: engine.is_closed)
+
+
+class LosesItsGpu(FakeEngine):
+    """Computes its warm-up, and then has no GPU any more."""
+
+    is_lost = False
+
+    def forward(self, batch: Batch) -> EngineOutput:
+        if self.is_lost:
+            raise EngineLostError("the GPU is lost: cudaErrorIllegalAddress", hint="look at it")
+        return super().forward(batch)
+
+
+def test_a_server_whose_engine_is_lost_ends_with_a_code_that_asks_for_another() -> None:
+    engine, answers = LosesItsGpu(), []
+
+    async def serve_until_lost() -> None:
+        loop = asyncio.get_running_loop()
+
+        def ask(url: str) -> None:
+            engine.is_lost = True
+            answers.append(httpx2.post(f"{url}{EMBEDDINGS}", json={"input": "w1"}))
+
+        lifecycle = Lifecycle(on_ready=lambda url: loop.run_in_executor(None, ask, url))
+        options = ServerOptions(port=0)
+        with bind_socket(options.host, 0) as listener, make_pipeline(engine) as pipeline:
+            async with ends_if_lost(pipeline, lifecycle):
+                await serve_pipeline(pipeline, options, lifecycle, listener=listener)
+
+    with pytest.raises(EngineLostError, match="cudaErrorIllegalAddress") as raised:
+        asyncio.run(serve_until_lost())
+
+    assert raised.value.exit_code == os.EX_TEMPFAIL
+    assert answers[0].status_code == 503
 
 
 def test_a_taken_port_is_refused_with_the_ways_out() -> None:

@@ -201,10 +201,16 @@ CASES: list[tuple[str, list[str], str, str | None]] = [
         "`quantization_type` is `no_quant`",
     ),
     (
-        "gpu-not-built-for",
+        "built-for-gpu",
         ["resources.accelerator=L4"],
         "resources.accelerator",
-        "`L4` is named",
+        "`L4` is named, which is sm89",
+    ),
+    (
+        "gpu-not-built-for",
+        ["resources.accelerator=V100"],
+        "resources.accelerator",
+        "`V100` is named",
     ),
     (
         "secret-in-file",

@@ -8,7 +8,7 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -19,7 +19,8 @@ from tests.builder.builds import run_build, write_config
 from tests.builder.tiny_models import save_checkpoint, tiny_bert
 
 from beicli.artifact.directory import read_manifest, seal_artifact
-from beicli.artifact.manifest import Manifest
+from beicli.artifact.gpu import PLANS_DIRECTORY, Dimensions, GpuTarget, Profile
+from beicli.artifact.manifest import Backend, Manifest
 from beicli.validation import engine as engine_validation
 from beicli.validation.engine import RULES, validate_engine
 from beicli.validation.findings import TargetReport, Verdict
@@ -355,6 +356,40 @@ def test_a_cpu_without_the_feature_is_a_warning(engine: Path) -> None:
     assert "`bf17`" in report.findings[0].what
 
 
+def for_a_gpu(manifest: Manifest) -> Manifest:
+    one = Dimensions(num_sequences=1, length=1)
+    target = GpuTarget(
+        sm=90,
+        layout="padded",
+        hardware_compatibility="none",
+        profiles=(Profile(minimum=one, optimum=one, maximum=one),),
+    )
+    return replace(manifest, backend="tensorrt", precision="f16", gpu=target)
+
+
+def test_an_engine_for_a_gpu_that_is_not_here_is_not_run_and_says_so(engine: Path) -> None:
+    reseal(engine, for_a_gpu)
+
+    report = validate_engine(engine)
+
+    (finding,) = report.findings
+    assert report.verdict is Verdict.WARNINGS
+    assert finding.rule == "engine-not-run"
+    assert "there is no NVIDIA driver" in finding.what
+
+
+def test_a_plan_that_is_damaged_is_a_warning(engine: Path) -> None:
+    reseal(engine, for_a_gpu)
+    (engine / PLANS_DIRECTORY).mkdir(parents=True)
+    (engine / PLANS_DIRECTORY / "tensorrt-11.4-sm90-abc.plan").write_bytes(b"half a plan")
+
+    report = validate_engine(engine)
+
+    assert rules_of(report) == {"engine-not-run", "engine-plan"}
+    (finding,) = (each for each in report.findings if each.rule == "engine-plan")
+    assert "`tensorrt-11.4-sm90-abc.plan` is damaged" in finding.what
+
+
 def test_a_folder_without_a_manifest_is_no_engine(tmp_path: Path) -> None:
     report = validate_engine(tmp_path)
 
@@ -370,3 +405,8 @@ def test_every_rule_is_exercised_here() -> None:
 
     assert missing <= tested_by_warning
     assert engine_validation.__doc__
+
+
+@pytest.mark.parametrize("backend", get_args(Backend))
+def test_every_backend_names_the_libraries_whose_version_matters(backend: Backend) -> None:
+    assert {"tokenizers", "numpy"} <= {*engine_validation._SERVING_LIBRARIES[backend]}

@@ -26,7 +26,14 @@ from beicli.model.spec import ModelSpec, ScoreActivation, Task
 Float64 = NDArray[np.float64]
 
 # The lowest cosine any text may have. bf16 keeps 8 bits of mantissa: real texts reach 0.9999.
-MIN_COSINE: dict[Precision, float] = {"f32": 0.9999, "bf16": 0.999, "int8": 0.95}
+MIN_COSINE: dict[Precision, float] = {
+    "f32": 0.9999,
+    "bf16": 0.999,
+    "f16": 0.999,
+    "int8": 0.95,
+    "fp8": 0.99,
+    "fp4": 0.98,
+}
 # In 8 bit it is the many that are judged, and the order of what is similar: 16 bit is far above.
 INT8_LIMITS = VectorLimits(
     cosine_mean=0.995,
@@ -38,9 +45,23 @@ INT8_LIMITS = VectorLimits(
 _MIN_SAMPLES_FOR_LIMITS = 50
 # The furthest any score, between 0 and 1, may be off. Measured in bf16: 0.005 for 2 layers, 0.014
 # for 6 layers and 35 labels, 0.028 for a causal model of 30 layers.
-MAX_SCORE_DIFFERENCE: dict[Precision, float] = {"f32": 1e-4, "bf16": 5e-2, "int8": 0.1}
+MAX_SCORE_DIFFERENCE: dict[Precision, float] = {
+    "f32": 1e-4,
+    "bf16": 5e-2,
+    "f16": 1e-2,
+    "int8": 0.1,
+    "fp8": 0.1,
+    "fp4": 0.15,
+}
 # The share of the decisions clearer than that which must come out alike.
-MIN_AGREEMENT: dict[Precision, float] = {"f32": 1.0, "bf16": 0.99, "int8": 0.99}
+MIN_AGREEMENT: dict[Precision, float] = {
+    "f32": 1.0,
+    "bf16": 0.99,
+    "f16": 0.99,
+    "int8": 0.99,
+    "fp8": 0.99,
+    "fp4": 0.98,
+}
 NUM_NEIGHBOURS = 10
 # Two vectors are one pair, which is always in order.
 MIN_VECTORS_TO_RANK = 3

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Self
 
+from beicli.artifact.gpu import PLANS_DIRECTORY
 from beicli.artifact.manifest import (
     FileEntry,
     Manifest,
@@ -121,7 +122,9 @@ def seal_artifact(staging: Path, manifest: Manifest) -> Manifest:
             sha256=sha256_of(path), size_bytes=path.stat().st_size
         )
         for path in sorted(staging.rglob("*"))
-        if path.is_file() and path.name not in {MANIFEST_NAME, _LOCK_NAME}
+        if path.is_file()
+        and path.name not in {MANIFEST_NAME, _LOCK_NAME}
+        and not path.is_relative_to(staging / PLANS_DIRECTORY)
     }
     sealed = replace(manifest, files=files)
     (staging / MANIFEST_NAME).write_text(dump_manifest(sealed), encoding="utf-8")
@@ -131,7 +134,8 @@ def seal_artifact(staging: Path, manifest: Manifest) -> Manifest:
 def foreign_files(path: Path, manifest: Manifest) -> list[str]:
     """Return what lies in an engine directory though the manifest does not name it, sorted.
 
-    A folder that cannot be read is foreign too, whatever is in it.
+    A folder that cannot be read is foreign too, whatever is in it. Plans are not: they are compiled
+    where the engine is served, and each has a record of its own.
     """
     known = {MANIFEST_NAME, *manifest.files}
     found: set[Path] = set()
@@ -140,7 +144,8 @@ def foreign_files(path: Path, manifest: Manifest) -> list[str]:
         links = [name for name in folders if (Path(folder) / name).is_symlink()]
         found |= {Path(folder) / name for name in (*files, *links)}
     found |= {Path(error.filename) for error in closed}
-    return sorted({file.relative_to(path).as_posix() for file in found} - known)
+    names = {file.relative_to(path).as_posix() for file in found} - known
+    return sorted(name for name in names if not name.startswith(f"{PLANS_DIRECTORY}/"))
 
 
 def sha256_of(path: Path) -> str:

@@ -13,12 +13,13 @@ from typing import Annotated, Any, Literal
 
 import pydantic
 
+from beicli.artifact.gpu import GpuTarget
 from beicli.artifact.names import MANIFEST_NAME
 from beicli.errors import ArtifactError
 from beicli.machine import Machine
 from beicli.model.spec import ModelSpec, Task
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 # Where the OpenVINO backend keeps its graph; the weights lie beside it.
 OPENVINO_MODEL = "openvino/model.xml"
 # Where the torch backend keeps the files of the checkpoint that it loads.
@@ -41,9 +42,17 @@ def _check_iso_date(text: str) -> str:
 
 
 IsoDate = Annotated[str, pydantic.AfterValidator(_check_iso_date)]
-Backend = Literal["openvino", "torch"]
-# `int8`: the products in 8 bit, what lies between them as `Quantization.residual_precision` says.
-Precision = Literal["f32", "bf16", "int8"]
+Backend = Literal["openvino", "torch", "tensorrt", "tensorrt-rtx", "tensorrt-llm"]
+# Those whose graph TensorRT compiles.
+GPU_BACKENDS: frozenset[Backend] = frozenset({"tensorrt", "tensorrt-rtx"})
+ResidualPrecision = Literal["f32", "bf16", "f16"]
+# `int8`, `fp8`, `fp4`: the products in 8 or 4 bit, what lies between them as
+# `Quantization.residual_precision` says.
+Precision = Literal["f32", "bf16", "f16", "int8", "fp8", "fp4"]
+QUANTIZED_PRECISIONS: frozenset[Precision] = frozenset({"int8", "fp8", "fp4"})
+QuantizationMethod = Literal[
+    "weights_int8", "smooth_quant", "fp8", "fp8_mlp_only", "fp4", "fp4_mlp_only", "modelopt"
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,20 +101,21 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quantization:
-    """How an engine in `int8` computes the products of activations and weights.
+    """How an engine in 8 or 4 bit computes the products of activations and weights.
 
-    method: `weights_int8` or `smooth_quant`, as the configuration asks.
+    method: as the configuration asks; `modelopt` if the checkpoint itself was quantised.
     residual_precision: what everything else is computed in.
     static: products whose activations have one scale, found by calibration; dynamic: products
-        whose activations are scaled when they come, each token by itself; kept: products left in
-        the residual precision, since the accuracy needs it. Names of operators in the graph.
-    quantized_fraction: share of the multiplications that are in 8 bit.
+        whose activations are scaled when they come, each token or block by itself; kept: products
+        left in the residual precision, since the accuracy needs it. Names of operators in the
+        graph.
+    quantized_fraction: share of the multiplications that are in 8 or 4 bit.
     dynamic_group_size: numbers of a token that share a scale, where there are dynamic products.
     calibration: where the texts of the calibration came from, and how many they were.
     """
 
-    method: Literal["weights_int8", "smooth_quant"]
-    residual_precision: Literal["f32", "bf16"]
+    method: QuantizationMethod
+    residual_precision: ResidualPrecision
     static: tuple[str, ...]
     dynamic: tuple[str, ...]
     kept: tuple[str, ...]
@@ -138,7 +148,8 @@ class Manifest:
     precision: what the engine computes in. cpu_features: what it needs of the CPU.
     toolchain: versions of what built it. files: every file but the manifest, by relative path.
     default_route: where a Truss platform's bare predict path leads, if the configuration says.
-    quantization: of an engine in `int8`, else None. tuning: None if the engine was not tuned.
+    quantization: of an engine in 8 or 4 bit, else None. tuning: None if the engine was not tuned.
+    gpu: of an engine of TensorRT, else None.
     """
 
     format_version: int
@@ -159,14 +170,18 @@ class Manifest:
     default_route: str | None
     quantization: Quantization | None
     tuning: Tuning | None
+    gpu: GpuTarget | None
 
     @property
-    def residual_precision(self) -> Literal["f32", "bf16"]:
+    def residual_precision(self) -> ResidualPrecision:
         """What is computed in where nothing is quantised."""
         if self.quantization is not None:
             return self.quantization.residual_precision
-        assert self.precision != "int8", "an engine in int8 says how"
-        return self.precision
+        match self.precision:
+            case "f32" | "bf16" | "f16":
+                return self.precision
+            case quantized:
+                raise AssertionError(f"an engine in {quantized} says how")
 
 
 _ADAPTER = pydantic.TypeAdapter(Manifest)
@@ -220,12 +235,17 @@ def parse_manifest(text: str) -> Manifest:
 
 def _check_consistency(manifest: Manifest) -> None:
     """See that the engine's answer has a number for each label, or each dimension."""
-    if (manifest.precision == "int8") != (manifest.quantization is not None):
-        raise ArtifactError(
-            f"`{MANIFEST_NAME}` contradicts itself: precision {manifest.precision}, and "
-            f"{'no' if manifest.quantization is None else 'a'} quantization",
-            hint="the file was edited or written by something else; rebuild with `bei build`",
-        )
+    parts = (
+        ("quantization", manifest.quantization, manifest.precision in QUANTIZED_PRECISIONS),
+        ("gpu", manifest.gpu, manifest.backend in GPU_BACKENDS),
+    )
+    for name, part, is_wanted in parts:
+        if (part is not None) != is_wanted:
+            raise ArtifactError(
+                f"`{MANIFEST_NAME}` contradicts itself: backend {manifest.backend}, precision "
+                f"{manifest.precision}, and {'no' if part is None else 'a'} `{name}`",
+                hint="the file was edited or written by something else; rebuild with `bei build`",
+            )
     model = manifest.model
     has_vectors = model.task in {Task.EMBEDDING, Task.SPARSE_EMBEDDING}
     is_complete = bool(model.pooling) if has_vectors else model.score_activation is not None

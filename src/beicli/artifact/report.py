@@ -14,6 +14,9 @@ from beicli.errors import ArtifactError
 # times as far off as those of the gate, so they stay within 0.005.
 MAX_SCORE_DIFFERENCE_UNASKED = 1.5e-3
 _REFERENCE = "transformers, torch float32, one sample at a time"
+COMPUTED_BY_ENGINE = "the engine itself"
+# Where there is no GPU to run it.
+COMPUTED_BY_EMULATION = "the engine's graph and number formats, emulated on a CPU"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,10 +45,15 @@ class VectorLimits:
     similarity_correlation: float
 
 
+def _how_computed(computed_by: str) -> str:
+    return "" if computed_by == COMPUTED_BY_ENGINE else f", by {computed_by}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VectorReport:
     """What `report.json` says of vectors: the engine against the float32 reference.
 
+    computed_by: what gave the engine's side of it.
     neighbour_overlap: mean share of each text's 10 nearest texts that both agree on.
     similarity_correlation: Spearman's, of the similarities of all pairs of texts.
     limits: what the figures over all texts must reach, where the precision asks for that.
@@ -55,6 +63,7 @@ class VectorReport:
 
     measure: Literal["cosine"] = "cosine"
     reference: str = _REFERENCE
+    computed_by: str = COMPUTED_BY_ENGINE
     precision: Precision
     num_samples: int
     cosine_min: float
@@ -86,7 +95,7 @@ class VectorReport:
             overlap += f"{self.index_overlap:.2%} of the indices in common, "
         return (
             f"cosine min {self.cosine_min:.6f}, mean {self.cosine_mean:.6f}, {overlap}"
-            f"over {self.num_samples} texts"
+            f"over {self.num_samples} texts{_how_computed(self.computed_by)}"
         )
 
     @property
@@ -123,6 +132,7 @@ class ScoreReport:
 
     measure: Literal["scores"] = "scores"
     reference: str = _REFERENCE
+    computed_by: str = COMPUTED_BY_ENGINE
     precision: Precision
     num_samples: int
     max_difference: float
@@ -148,6 +158,7 @@ class ScoreReport:
         return (
             f"scores at most {self.max_difference:.1e} off, {self.agreement:.2%} of "
             f"{self.num_decisions:,} clear decisions the same, over {self.num_samples} samples"
+            f"{_how_computed(self.computed_by)}"
         )
 
     @property

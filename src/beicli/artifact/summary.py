@@ -34,6 +34,7 @@ def summarise(manifest: Manifest, report: AccuracyReport | None) -> dict[str, An
         **_quantization(manifest),
         "backend": manifest.backend,
         "cpu_features": list(manifest.cpu_features),
+        **_gpu(manifest),
         **limits,
         "prompts": dict(manifest.model.prompts),
         "default_route": manifest.default_route,
@@ -80,13 +81,28 @@ def _quantization(manifest: Manifest) -> dict[str, str]:
         return {}
     counts = {
         "with fixed scales": len(found.static),
-        "scaled by token": len(found.dynamic),
+        f"scaled by {'block' if manifest.precision == 'fp4' else 'token'}": len(found.dynamic),
         f"left in {found.residual_precision}": len(found.kept),
     }
     products = ", ".join(f"{count:,} {words}" for words, count in counts.items() if count)
     return {
         "quantization": f"{found.method}, {found.quantized_fraction:.0%} of the multiplications in "
-        f"8 bit; products: {products}; calibrated on {found.calibration}"
+        f"{'4' if manifest.precision == 'fp4' else '8'} bit; products: {products}; calibrated on "
+        f"{found.calibration}"
+    }
+
+
+def _gpu(manifest: Manifest) -> dict[str, str]:
+    """Say what GPU an engine is for, and how it is laid out there."""
+    target = manifest.gpu
+    if target is None:
+        return {}
+    largest = ", ".join(
+        f"{each.maximum.num_sequences:,} x {each.maximum.length:,}" for each in target.profiles
+    )
+    return {
+        "gpu": f"sm{target.sm}, {target.layout}; profiles up to {largest}; hardware compatibility "
+        f"{target.hardware_compatibility.replace('_', ' ')}"
     }
 
 

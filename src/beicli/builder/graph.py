@@ -62,16 +62,7 @@ def export_onnx(module: TaskModule, spec: ModelSpec, path: Path) -> int:
             program = torch.export.export(
                 module, example, dynamic_shapes=tuple(dynamic for _ in names)
             )
-            onnx_program = torch.onnx.export(
-                program,
-                opset_version=ONNX_OPSET,
-                dynamo=True,
-                input_names=names,
-                output_names=list(module.output_names),
-            )
-            _widen_weights(onnx_program.model)
-            num_bytes = sum(weight.nbytes for weight in module.parameters())
-            onnx_program.save(path, external_data=num_bytes > MAX_BYTES_IN_GRAPH)
+            write_program(program, module, path, names)
     except Exception as error:
         # The exporter raises anything from TypeError to its own internal classes.
         raise BuildError(
@@ -79,6 +70,23 @@ def export_onnx(module: TaskModule, spec: ModelSpec, path: Path) -> int:
             hint=TORCH_HINT,
         ) from error
     return ONNX_OPSET
+
+
+def write_program(
+    program: torch.export.ExportedProgram, module: TaskModule, path: Path, input_names: list[str]
+) -> None:
+    """Write an exported program as an ONNX graph, with the outputs of `module`."""
+    onnx_program = torch.onnx.export(
+        program,
+        opset_version=ONNX_OPSET,
+        dynamo=True,
+        input_names=input_names,
+        output_names=list(module.output_names),
+    )
+    assert onnx_program is not None, "it is one of dynamo's"
+    _widen_weights(onnx_program.model)
+    num_bytes = sum(weight.nbytes for weight in module.parameters())
+    onnx_program.save(path, external_data=num_bytes > MAX_BYTES_IN_GRAPH)
 
 
 def _widen_weights(model: onnx_ir.Model) -> None:

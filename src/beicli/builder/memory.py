@@ -22,6 +22,12 @@ _BYTES_PER_WEIGHT: dict[tuple[Backend, Precision], float] = {
     ("openvino", "int8"): 6.5,
     ("torch", "bf16"): 2.5,
     ("torch", "f32"): 4.5,
+    # As `openvino`, in float32: what a GPU would compute is emulated.
+    ("tensorrt", "f32"): 5.5,
+    ("tensorrt-rtx", "f32"): 5.5,
+    # The float32 reference, and what torch compares with it in 16 bit.
+    ("tensorrt-llm", "bf16"): 6.5,
+    ("tensorrt-llm", "f16"): 6.5,
 }
 # Where the weights as they are stored are not what is computed with.
 _HELD_BYTES_PER_WEIGHT = 4

@@ -35,6 +35,11 @@ def supports_bf16() -> bool:
 def choose_precision(asked: Precision | None) -> Precision:
     """bf16 where the CPU has it, else f32; refuse bf16 on a CPU without it."""
     has_bf16 = supports_bf16()
+    if asked == "f16":
+        raise UsageError(
+            "`--precision f16` is computed by GPUs; CPUs compute f32, and bf16 where they have it",
+            hint="use `--precision bf16` or `f32`, or name a GPU with `--target`",
+        )
     if asked is None:
         return "bf16" if has_bf16 else "f32"
     if asked == "bf16" and not has_bf16:

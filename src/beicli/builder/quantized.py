@@ -53,7 +53,7 @@ def quantize_engine(
             max_input_length=manifest.limits.max_input_length,
         )
         network = calibrate(graph, samples, request.method)
-        say(f"{len(network.errors):,} products, on {_describe(request.calibration)}")
+        say(f"{len(network.errors):,} products, on {request.calibration.description}")
     candidates = network.plans()
     with step("Quantized") as say:
         gate = make_gate()
@@ -62,9 +62,9 @@ def quantize_engine(
         trial.write(found.plan)
         shutil.rmtree(graph.parent)
         sealed = trial.seal(found.plan)
-        say(_describe_plan(found, sealed))
+        say(describe_plan(found, sealed))
     with step("Checked") as say:
-        _require(found, sealed)
+        require_plan(found, sealed)
         gate.pass_with(found.report)
         say(found.report.summary)
     return sealed, found.report
@@ -102,36 +102,36 @@ class _Trial:
             kept=plan.names(Level.KEPT),
             quantized_fraction=round(plan.quantized_fraction, 4),
             dynamic_group_size=DYNAMIC_GROUP_SIZE,
-            calibration=_describe(self.request.calibration),
+            calibration=self.request.calibration.description,
         )
         return seal_artifact(
             self.staging, replace(self.manifest, precision="int8", quantization=quantization)
         )
 
 
-def _require(found: Found, manifest: Manifest) -> None:
+def require_plan(found: Found, manifest: Manifest) -> None:
+    """Raise AccuracyError, with how far it came, if the plan that was found does not pass."""
     if found.report.passed:
         return
     raise AccuracyError(
-        f"no plan in 8 bit passes; the closest has {found.plan.quantized_fraction:.0%} of the "
-        f"multiplications in 8 bit, the rest in {manifest.residual_precision}: "
+        f"no plan in {manifest.precision} passes; the closest has "
+        f"{found.plan.quantized_fraction:.0%} of the multiplications in it, the rest in "
+        f"{manifest.residual_precision}: "
         f"{found.report.failure}",
         hint="build with `quantization_type: no_quant`, or calibrate on texts like yours: name a "
         "file in `quantization_config.calib_dataset`",
     )
 
 
-def _describe(calibration: CalibrationSet) -> str:
-    return f"{len(calibration.samples):,} samples of {calibration.name}"
-
-
-def _describe_plan(found: Found, manifest: Manifest) -> str:
+def describe_plan(found: Found, manifest: Manifest) -> str:
+    """Return what a plan does with how many products."""
     counts = {level: len(found.plan.names(level)) for level in Level}
     words = {
         Level.STATIC: "with fixed scales",
-        Level.DYNAMIC: "scaled by token",
+        Level.DYNAMIC: "scaled by block" if manifest.precision == "fp4" else "scaled by token",
         Level.KEPT: f"left in {manifest.residual_precision}",
     }
     parts = [f"{count:,} {words[level]}" for level, count in counts.items() if count]
     plans = "1 plan" if found.num_tried == 1 else f"{found.num_tried} plans"
-    return f"OpenVINO, int8, products: {', '.join(parts)}; {plans} tried"
+    compiler = "OpenVINO" if manifest.backend == "openvino" else "TensorRT"
+    return f"{compiler}, {manifest.precision}, products: {', '.join(parts)}; {plans} tried"

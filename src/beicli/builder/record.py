@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from beicli import __version__
+from beicli.artifact.gpu import GpuTarget
 from beicli.artifact.manifest import (
     FORMAT_VERSION,
     Backend,
@@ -20,19 +21,24 @@ from beicli.builder.backend import Network
 from beicli.config.load import LoadedConfig, to_dict, to_yaml
 from beicli.config.redaction import public_repo
 from beicli.config.schema import CheckpointRepository, CheckpointSource, Config
-from beicli.modeling.tasks import graph_inputs
 from beicli.sources.fetched import Checkpoint
 from beicli.sources.redaction import public_config
 
 
 @dataclass(frozen=True, slots=True)
 class Computed:
-    """What computes an engine: the backend, what it asks of the CPU, its packages, its outputs."""
+    """What computes an engine.
+
+    cpu_features: what the backend asks of the CPU. toolchain: its packages. inputs, outputs: of
+    what was written. gpu: what it was written for, if that is a GPU.
+    """
 
     backend: Backend
     cpu_features: tuple[str, ...]
     toolchain: tuple[str, ...]
+    inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]
+    gpu: GpuTarget | None
 
 
 def describe_engine(
@@ -53,7 +59,7 @@ def describe_engine(
         backend=computed.backend,
         precision=network.precision,
         cpu_features=computed.cpu_features,
-        inputs=graph_inputs(spec),
+        inputs=computed.inputs,
         outputs=computed.outputs,
         limits=Limits(
             max_num_tokens=build.max_num_tokens,
@@ -66,6 +72,7 @@ def describe_engine(
         default_route=loaded.config.trt_llm.runtime.webserver_default_route,
         quantization=None,
         tuning=None,
+        gpu=computed.gpu,
     )
 
 

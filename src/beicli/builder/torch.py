@@ -10,7 +10,8 @@ import torch
 
 from beicli.artifact.manifest import TOKEN_OUTPUTS, TORCH_CHECKPOINT, Precision, TensorInfo
 from beicli.builder.backend import Network, Step
-from beicli.errors import BuildError
+from beicli.errors import BuildError, UsageError
+from beicli.model.modelopt import MODELOPT_NAME
 from beicli.model.spec import ModelSpec
 from beicli.model.weights import INDEX_NAME, WEIGHTS_NAME, check_weights, list_files
 from beicli.modeling.onnx_network import onnx_network
@@ -21,6 +22,11 @@ TOOLCHAIN: tuple[str, ...] = ("torch", "transformers", "safetensors", "tokenizer
 
 def choose_precision(asked: Precision | None) -> Precision:
     """float32 unless bf16 is asked for: this backend is taken for its numbers, not its speed."""
+    if asked == "f16":
+        raise UsageError(
+            "`--precision f16` is not computed by `--backend torch`",
+            hint="use `--precision bf16` or `f32`",
+        )
     return asked or "f32"
 
 
@@ -57,7 +63,9 @@ def _copy_checkpoint(checkpoint: Path, spec: ModelSpec, target: Path) -> None:
         for module in spec.dense_modules
         for name in ("config.json", WEIGHTS_NAME)
     ]
-    for name in ("config.json", *sorted(weights), *dense):
+    # It tells that the weights are quantised, and how.
+    quantization = {MODELOPT_NAME} & names
+    for name in ("config.json", *sorted(weights), *quantization, *dense):
         file = target / name
         file.parent.mkdir(parents=True, exist_ok=True)
         # Not a hard link: a checkpoint that is trained on would change the engine with it.

@@ -10,6 +10,7 @@ from beicli import __version__
 from beicli.cli.bench import bench
 from beicli.cli.build import build
 from beicli.cli.console import print_data, print_error
+from beicli.cli.doctor import doctor
 from beicli.cli.inspect import diff, inspect
 from beicli.cli.serve import serve
 from beicli.cli.validate import validate
@@ -31,6 +32,7 @@ app.command()(bench)
 app.command()(validate)
 app.command()(inspect)
 app.command()(diff)
+app.command()(doctor)
 
 
 def _print_version(asked: bool) -> None:

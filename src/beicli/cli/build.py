@@ -21,19 +21,46 @@ def build(
         bool, typer.Option("--force", envvar="BEI_FORCE", help="Replace an existing engine.")
     ] = False,
     backend: Annotated[
-        Literal["openvino", "torch"] | None,
+        Literal["openvino", "tensorrt", "tensorrt-rtx", "tensorrt-llm", "torch"] | None,
         typer.Option(
             envvar="BEI_BACKEND",
-            help="What is to compute, whatever GPU is named: openvino on CPUs, or torch for what "
-            "cannot be exported, which then serves with the `build` extra installed.",
+            help="What is to compute: openvino on CPUs, tensorrt or tensorrt-rtx on the GPU that "
+            "is named, tensorrt-llm for causal models in an environment of its own, or torch for "
+            "what cannot be exported. Left out, the GPU that is named decides; without one it is "
+            "openvino.",
         ),
     ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            envvar="BEI_TARGET",
+            help="GPU to build for, as sm90; left out, the one in `resources.accelerator`. It need "
+            "not be here.",
+        ),
+    ] = None,
+    hw_compat: Annotated[
+        Literal["none", "same_compute_capability"],
+        typer.Option(
+            envvar="BEI_HW_COMPAT",
+            help="Whether one plan of tensorrt is to run on all GPUs of a compute capability, such "
+            "as H100 and H200, somewhat slower.",
+        ),
+    ] = "none",
+    layout: Annotated[
+        Literal["padded", "hybrid"],
+        typer.Option(
+            envvar="BEI_LAYOUT",
+            help="How a GPU computes texts of different lengths: all padded, or padded only "
+            "inside attention.",
+        ),
+    ] = "padded",
     precision: Annotated[
-        Literal["auto", "f32", "bf16"],
+        Literal["auto", "f32", "bf16", "f16"],
         typer.Option(
             envvar="BEI_PRECISION",
             help="What the engine computes in; auto is bf16 where the CPU has it and moves no "
-            "score by more than 0.0015, and f32 with torch.",
+            "score by more than 0.0015, f32 with torch, and on GPUs the 16 bit of the "
+            "checkpoint.",
         ),
     ] = "auto",
     tune: Annotated[
@@ -80,6 +107,7 @@ def build(
     from beicli.model.spec import Pooling
     from beicli.pipeline.pipeline import compute_outputs
     from beicli.pipeline.tuning import tune as tune_engine
+    from beicli.tensorrt.targets import parse_target
 
     # A terminated build cleans up as an interrupted one does.
     signal.signal(signal.SIGTERM, _raise_interrupt)
@@ -91,6 +119,9 @@ def build(
         precision=None if precision == "auto" else precision,
         pooling=None if pooling is None else Pooling(pooling),
         tune=tune_engine if tune else None,
+        sm=None if target is None else parse_target(target),
+        hardware_compatibility=hw_compat,
+        layout=layout,
     )
     for problem in loaded.warnings:
         print_warning(str(problem), problem.hint)
@@ -115,6 +146,7 @@ def build(
                 "limits": asdict(manifest.limits),
                 "quantization": manifest.quantization and asdict(manifest.quantization),
                 "tuning": manifest.tuning and asdict(manifest.tuning),
+                "gpu": manifest.gpu and asdict(manifest.gpu),
                 "report": asdict(result.report),
             }
         )

@@ -83,7 +83,8 @@ def serve(
             envvar="BEI_REPLICAS",
             metavar="N|auto",
             help="Processes that serve together, each with an engine and its part of the CPUs. "
-            "Limits of requests and of memory for results are divided among them.",
+            "Limits of requests and of memory for results are divided among them. auto takes what "
+            "suits the CPUs, or one for each GPU.",
         ),
     ] = "1",
     num_slots: Annotated[
@@ -98,6 +99,40 @@ def serve(
             envvar="BEI_NUM_THREADS", min=1, help="CPU threads over all slots of a replica."
         ),
     ] = None,
+    device_id: Annotated[
+        int | None,
+        typer.Option(
+            envvar="BEI_DEVICE_ID",
+            min=0,
+            help="GPU to serve on, as CUDA counts; left out, each replica takes the next one.",
+        ),
+    ] = None,
+    compile_plan: Annotated[
+        bool,
+        typer.Option(
+            "--compile/--no-compile",
+            envvar="BEI_COMPILE",
+            help="Compile a plan for this GPU if the engine has none yet; without, that is an "
+            "error.",
+        ),
+    ] = True,
+    plan_cache: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="BEI_PLAN_CACHE",
+            help="Where compiled plans are kept; by default in the engine directory if it can be "
+            "written, else below ~/.cache/beicli.",
+        ),
+    ] = None,
+    max_cuda_graphs: Annotated[
+        int,
+        typer.Option(
+            envvar="BEI_MAX_CUDA_GRAPHS",
+            min=0,
+            help="Recorded launches of small batches that each slot keeps; 0 launches every kernel "
+            "by itself.",
+        ),
+    ] = 20,
 ) -> None:
     """Serve an engine directory over HTTP until SIGTERM."""
     from beicli.artifact.directory import EngineArtifact
@@ -105,7 +140,11 @@ def serve(
     # First, as opening reads every byte of the engine.
     num_replicas = _num_replicas(replicas)
     artifact = EngineArtifact.open(engine)
-    from beicli.engine.options import EngineOptions
+    if replicas == "auto" and artifact.manifest.gpu is not None and device_id is None:
+        from beicli.tensorrt.driver import read_driver
+
+        num_replicas = len(read_driver().devices)
+    from beicli.engine.options import EngineOptions, GpuOptions
     from beicli.server.options import ServerOptions
     from beicli.server.run import run_server
 
@@ -121,7 +160,16 @@ def serve(
         api_keys=_read_api_keys(api_key, api_key_file),
         result_cache_bytes=result_cache_mib * 1024 * 1024,
         drain_timeout_s=drain_timeout_s,
-        engine=EngineOptions(num_slots=num_slots, num_threads=num_threads),
+        engine=EngineOptions(
+            num_slots=num_slots,
+            num_threads=num_threads,
+            gpu=GpuOptions(
+                device_index=device_id,
+                may_compile=compile_plan,
+                plan_cache=plan_cache,
+                max_cuda_graphs=max_cuda_graphs,
+            ),
+        ),
     )
     manifest = artifact.manifest
     _warn_of_another_machine(manifest)

@@ -38,3 +38,11 @@ def _engine_class(backend: Backend) -> _EngineClass:
                     "`--backend openvino` where the model can be exported",
                 ) from error
             return TorchEngine
+        case "tensorrt" | "tensorrt-rtx":
+            from beicli.engine.tensorrt import load as tensorrt  # noqa: PLC0415
+
+            return tensorrt
+        case "tensorrt-llm":
+            from beicli.engine.tensorrt_llm.engine import TensorRtLlmEngine  # noqa: PLC0415
+
+            return TensorRtLlmEngine

@@ -5,11 +5,13 @@ from collections.abc import Collection
 from typing import Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from beicli.artifact.directory import EngineArtifact
 from beicli.artifact.manifest import OPENVINO_MODEL, TOKEN_OUTPUTS, Manifest
 from beicli.engine.batch import Batch, EngineOutput, Float32, TokenSequence, padded_inputs
 from beicli.engine.options import EngineOptions
+from beicli.engine.packing import is_packed, packed_inputs
 from beicli.errors import ArtifactError
 from beicli.machine import available_cpus
 from beicli.openvino_api import ov
@@ -34,6 +36,8 @@ class OpenVinoEngine:
         preferred_num_tokens: int,
     ) -> None:
         self._model = manifest.model
+        # Of an engine for GPUs, which is computed here to be judged.
+        self._is_packed = is_packed(manifest.inputs)
         self._max_input_length = manifest.limits.max_input_length
         names = [output.name for output in manifest.outputs]
         self._pooled = next((name for name in names if name not in TOKEN_OUTPUTS), None)
@@ -101,7 +105,10 @@ class OpenVinoEngine:
     def forward(self, batch: Batch) -> EngineOutput:
         """Run one batch on a free infer request."""
         is_token = batch.is_token(self.padded_length(batch.longest))
-        inputs = padded_inputs(batch, is_token, self._model)
+        if self._is_packed:
+            inputs = packed_inputs(batch, is_token, batch.num_tokens, self._model)
+        else:
+            inputs = padded_inputs(batch, is_token, self._model)
         request = self._free.get()
         try:
             # Without share_inputs a larger batch than the last fails: the old tensor is too small.
@@ -109,12 +116,15 @@ class OpenVinoEngine:
             # Shared outputs are overwritten by the next call on this request: copy them out.
             return EngineOutput(
                 pooled=None if self._pooled is None else _copy(outputs[self._pooled]),
-                tokens=outputs[self._tokens][is_token]
+                tokens=self._without_padding(outputs[self._tokens], is_token)
                 if batch.needs_tokens and self._tokens is not None
                 else None,
             )
         finally:
             self._free.put(request)
+
+    def _without_padding(self, tokens: Float32, is_token: NDArray[np.bool_]) -> Float32:
+        return _copy(tokens) if self._is_packed else tokens[is_token]
 
     def close(self) -> None:
         """Drop the infer requests and the compiled model."""

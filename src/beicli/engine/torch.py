@@ -18,7 +18,12 @@ from beicli.modeling.tasks import TaskModule, graph_inputs
 
 # That of the OpenVINO engine; on torch it has not been measured.
 PREFERRED_NUM_TOKENS = 1024
-_DTYPES: dict[Precision, torch.dtype] = {"f32": torch.float32, "bf16": torch.bfloat16}
+# No engine of this backend is in f16: it is for the check of what a GPU computes in it.
+_DTYPES: dict[Precision, torch.dtype] = {
+    "f32": torch.float32,
+    "bf16": torch.bfloat16,
+    "f16": torch.float16,
+}
 
 
 class TorchEngine:

@@ -17,6 +17,7 @@ from beicli.model.classifier import (
     takes_token_type_ids,
 )
 from beicli.model.files import CheckpointFile
+from beicli.model.modelopt import read_modelopt_config
 from beicli.model.recipe import Recipe, read_recipe
 from beicli.model.remote_code import native_config
 from beicli.model.remote_code.bidirectional import CLASSIFIER_POOLING
@@ -105,7 +106,7 @@ def read_spec(
     model_type = config.get("model_type", str, "")
     if not model_type:
         raise CheckpointError("`config.json` has no `model_type`")
-    _refuse_quantized(config)
+    _refuse_quantized(directory, config)
     architecture = _architecture(config)
     facts = _task_facts(directory, config, architecture, pooling)
     recipe = facts.recipe or Recipe((), (), normalize=False)
@@ -231,7 +232,10 @@ def _embedding_dimension(recipe: Recipe, hidden_size: int, vocab_size: int) -> i
     return recipe.dense[-1].out_features if recipe.dense else pooled_size
 
 
-def _refuse_quantized(config: CheckpointFile) -> None:
+def _refuse_quantized(directory: Path, config: CheckpointFile) -> None:
+    """Refuse weights that are quantised in a way that is not read."""
+    if read_modelopt_config(directory) is not None:
+        return
     for key in ("quantization_config", "quant_config"):
         if config.values.get(key):
             raise UnsupportedModelError(

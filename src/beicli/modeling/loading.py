@@ -19,12 +19,15 @@ from transformers import (
 
 from beicli.errors import BuildError, UnsupportedModelError
 from beicli.model.files import CheckpointFile
+from beicli.model.modelopt import read_modelopt_config, without_quantization
 from beicli.model.remote_code import native_config
 from beicli.model.remote_code.bidirectional import SCORE_TEMPERATURE
 from beicli.model.remote_code.jina_v3 import is_flash
 from beicli.model.spec import DenseModule, ModelSpec, Pooling, Task
 from beicli.model.weights import list_files, onnx_files
 from beicli.modeling.flash_weights import read_flash_weights
+from beicli.modeling.modelopt import read_dequantized
+from beicli.modeling.modelopt_emulation import emulate_activations
 from beicli.modeling.quiet import first_line, quiet
 from beicli.modeling.stored_weights import in_float32, stored_dtype
 from beicli.modeling.tasks import (
@@ -69,7 +72,11 @@ def load_module(directory: Path, spec: ModelSpec) -> TaskModule:
 def _load_network(directory: Path, spec: ModelSpec) -> Any:
     files = onnx_files(list_files(directory))
     if not files:
-        return _load_model(directory, spec)
+        model = _load_model(directory, spec)
+        quantization = read_modelopt_config(directory)
+        if quantization is not None and quantization.emulates_activations:
+            emulate_activations(model, directory)
+        return model
     from beicli.modeling.onnx_network import OnnxNetwork  # noqa: PLC0415 - brings onnx, for few
 
     return OnnxNetwork.load(directory, files[0], spec)
@@ -138,22 +145,27 @@ def _translated(directory: Path, spec: ModelSpec) -> tuple[Any, Path | None, dic
     """Return the class to load with, from where, and what to tell it.
 
     A checkpoint written for code of its own gets its configuration in transformers' words, and its
-    weights too if they are not what transformers takes for them.
+    weights too if they are not what transformers takes for them. One of the Model Optimizer gets
+    the values of its weights.
     """
     model_class = _AUTO_CLASSES[spec.task]
     stated = CheckpointFile.read(directory, "config.json").values
     values = native_config(stated)
-    if values is stated:
+    is_quantized = read_modelopt_config(directory) is not None
+    if values is stated and not is_quantized:
         return model_class, directory, {}
     if values["model_type"] in _OWN_MODULES:
         importlib.import_module(_OWN_MODULES[values["model_type"]])
-    config = AutoConfig.for_model(**values)
-    if not is_flash(stated):
+    config = AutoConfig.for_model(**without_quantization(values))
+    if not is_quantized and not is_flash(stated):
         return model_class, directory, {"config": config}
     with torch.device("meta"):
         # An automatic class takes no weights from memory.
         model_class = type(model_class.from_config(config))
-    weights = read_flash_weights(directory, adapter=spec.adapter, model_type=spec.model_type)
+    if is_quantized:
+        weights = read_dequantized(directory)
+    else:
+        weights = read_flash_weights(directory, adapter=spec.adapter, model_type=spec.model_type)
     return model_class, None, {"config": config, "state_dict": weights}
 
 

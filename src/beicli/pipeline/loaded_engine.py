@@ -15,7 +15,7 @@ from beicli.engine.base import Engine
 from beicli.engine.batch import Float32, TokenSequence
 from beicli.engine.load import load_engine
 from beicli.engine.options import EngineOptions
-from beicli.errors import EmptyInputError, EngineError
+from beicli.errors import EmptyInputError, EngineError, EngineLostError
 from beicli.machine import available_cpus
 from beicli.model.spec import ModelSpec, Task
 from beicli.pipeline.result_cache import CacheStatistics, ResultCache
@@ -104,6 +104,11 @@ class LoadedEngine:
         longest = min(self._manifest.limits.max_input_length, self._scheduler.limits.max_num_tokens)
         await self._submit([self._canary])
         await self._submit([TokenSequence(np.resize(self._canary.input_ids, longest))])
+
+    @property
+    def lost(self) -> EngineLostError | None:
+        """Why the engine can compute nothing more in this process; None while it can."""
+        return self._scheduler.lost
 
     def stalled_for_s(self) -> float:
         """The scheduler's heartbeat: how long the slowest running forward pass has been at it."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from beicli.engine.batch import Float32, TokenSequence
-from beicli.errors import EngineError
+from beicli.errors import BeiError, EngineError, EngineLostError, UnhealthyError
 
 # Token ids, token types, and whether it is the tokens' outputs that are wanted.
 WorkKey = tuple[bytes, bytes | None, bool]
@@ -134,8 +134,10 @@ def _wake(request: Request, work: Work, row: int) -> None:
         request.done.set_result(None)
 
 
-def _explain(failure: Exception, row: int) -> EngineError:
+def _explain(failure: Exception, row: int) -> BeiError:
     """Make the error of a request whose input `row` failed."""
+    if isinstance(failure, EngineLostError):
+        return UnhealthyError("the engine is lost, and the server ends", hint="send it again")
     if isinstance(failure, NotFiniteError):
         return EngineError(f"the model returned numbers that are not finite for input {row}")
     error = EngineError(

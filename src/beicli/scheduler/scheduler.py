@@ -17,7 +17,7 @@ import numpy as np
 
 from beicli.engine.base import Engine
 from beicli.engine.batch import Batch, EngineOutput, Float32, TokenSequence
-from beicli.errors import UnhealthyError
+from beicli.errors import EngineLostError, UnhealthyError
 from beicli.scheduler.cost import CostModel, Workload
 from beicli.scheduler.queue import BatchLimits, SequenceQueue
 from beicli.scheduler.requests import NotFiniteError, Request, Requests, Work
@@ -91,6 +91,7 @@ class BatchScheduler:
         self._closing = False
         self._forward_started_at: dict[int, float] = {}
         self._last_forward_at: float | None = None
+        self._lost: EngineLostError | None = None
         self._threads = [
             threading.Thread(
                 target=self._run_slot, args=(slot,), name=f"bei-slot-{slot}", daemon=True
@@ -117,8 +118,18 @@ class BatchScheduler:
         computing_s = self._costs.estimate_s(waiting)
         return None if computing_s is None else computing_s / self._engine.num_slots
 
+    @property
+    def lost(self) -> EngineLostError | None:
+        """Why the engine can compute nothing more; None while it can."""
+        return self._lost
+
     def stalled_for_s(self) -> float:
-        """How long the slowest running forward pass has been at it; infinite if a slot died."""
+        """How long the slowest running forward pass has been at it.
+
+        Infinite if a slot died, or the engine is lost.
+        """
+        if self._lost is not None:
+            return float("inf")
         if not self._closing and not all(thread.is_alive() for thread in self._threads):
             return float("inf")
         started = list(self._forward_started_at.values())
@@ -137,8 +148,8 @@ class BatchScheduler:
         needs_tokens: wait for the output of every token, not for that of each sequence.
         Rows may be shared with other callers, and must not be written to.
         Cancelling the awaiting task takes what nobody else waits for out of the queue.
-        Raises EngineError if a sequence cannot be computed, UnhealthyError while closing, and
-        ValueError if a sequence is empty or above the token limit.
+        Raises EngineError if a sequence cannot be computed, UnhealthyError while closing and once
+        the engine is lost, and ValueError if a sequence is empty or above the token limit.
         """
         num = len(sequences)
         request = Request(self._loop.create_future(), time.monotonic(), [None] * num)
@@ -227,6 +238,12 @@ class BatchScheduler:
         return True
 
     def _split_or_fail(self, work: list[Work], error: Exception) -> None:
+        if isinstance(error, EngineLostError):
+            # Not the fault of any input, so there is nothing to find by splitting.
+            self._lost = self._lost or error
+            for item in work:
+                item.failure = error
+            return
         if len(work) > 1:
             middle = len(work) // 2
             self._run_batch(work[:middle])

@@ -27,7 +27,10 @@ READY_TIMEOUT_S = 5.0
 _DTYPE_NAMES: Mapping[Precision, str] = {
     "bf16": "bfloat16",
     "f32": "float32",
+    "f16": "float16",
     "int8": "int8",
+    "fp8": "float8_e4m3fn",
+    "fp4": "nvfp4",
 }
 
 _CLASSIFIER_NAMES: Mapping[Task, str] = {

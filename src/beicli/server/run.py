@@ -11,11 +11,11 @@ import resource
 import signal
 import socket
 import threading
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, closing
 
 from beicli.artifact.directory import EngineArtifact
-from beicli.errors import EngineError, ServerStartError
+from beicli.errors import EngineError, EngineLostError, ServerStartError
 from beicli.pipeline.pipeline import InferencePipeline
 from beicli.server.app import create_app
 from beicli.server.connections import BACKLOG, Connections
@@ -31,6 +31,7 @@ MAX_PORT = 65535
 MAX_OPEN_FILES = 65536
 # After the drain's end: time for the last answers to be written, and for a forward pass to end.
 CLOSE_TIMEOUT_S = 5.0
+LOST_CHECK_INTERVAL_S = 0.5
 
 
 class Lifecycle:
@@ -86,9 +87,36 @@ async def serve(artifact: EngineArtifact, options: ServerOptions, lifecycle: Lif
             result_cache_bytes=options.result_cache_bytes,
         )
         try:
-            await serve_pipeline(pipeline, options, lifecycle, listener=listener, metrics=metrics)
+            async with ends_if_lost(pipeline, lifecycle):
+                await serve_pipeline(
+                    pipeline, options, lifecycle, listener=listener, metrics=metrics
+                )
         finally:
             await close_pipeline(pipeline)
+
+
+@asynccontextmanager
+async def ends_if_lost(pipeline: InferencePipeline, lifecycle: Lifecycle) -> AsyncIterator[None]:
+    """Stop the server that runs in the body once its engine can compute nothing more.
+
+    Raises EngineLostError after the body if that is why it ended: whoever runs the process may
+    start it anew.
+    """
+
+    async def stop_once_lost() -> None:
+        while pipeline.lost is None:  # noqa: ASYNC110 - found out in a thread, by a forward pass
+            await asyncio.sleep(LOST_CHECK_INTERVAL_S)
+        lifecycle.stop()
+        # Nothing comes of waiting for the requests that run.
+        lifecycle.stop()
+
+    watching = asyncio.create_task(stop_once_lost())
+    try:
+        yield
+    finally:
+        watching.cancel()
+    if pipeline.lost is not None:
+        raise EngineLostError(pipeline.lost.message, hint=pipeline.lost.hint)
 
 
 async def serve_pipeline(

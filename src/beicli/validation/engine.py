@@ -10,6 +10,7 @@ from typing import Any
 from beicli.artifact.accuracy import compare
 from beicli.artifact.directory import EngineArtifact, foreign_files, read_manifest, verify_file
 from beicli.artifact.golden import Float32, Sample, read_golden
+from beicli.artifact.gpu import PLANS_DIRECTORY
 from beicli.artifact.manifest import Backend, Manifest
 from beicli.artifact.names import GOLDEN_NAME, MANIFEST_NAME, REPORT_NAME
 from beicli.artifact.report import parse_report
@@ -17,9 +18,10 @@ from beicli.artifact.summary import summarise
 from beicli.config.dump import to_dict
 from beicli.config.load import CONFIG_NAME, load_config
 from beicli.engine.openvino import missing_cpu_features
-from beicli.errors import ArtifactError, BeiError
+from beicli.errors import ArtifactError, BeiError, GpuUnavailableError, ToolMissingError
 from beicli.pipeline.pipeline import compute_outputs
 from beicli.scheduler.scheduler import logger as scheduler_logger
+from beicli.tensorrt.plans import unsound_plans
 from beicli.validation.findings import Finding, Level, Rule, TargetKind, TargetReport
 
 MANIFEST = Rule(
@@ -67,6 +69,16 @@ RUNS = Rule(
     level=Level.ERROR,
     why="a server with this engine would not start, or would answer every request with an error",
 )
+NOT_RUN = Rule(
+    name="engine-not-run",
+    level=Level.WARNING,
+    why="whether it computes what was built is seen only where it serves",
+)
+PLAN = Rule(
+    name="engine-plan",
+    level=Level.WARNING,
+    why="it is not taken, and the next server compiles it anew, which takes a while",
+)
 ACCURACY = Rule(
     name="engine-accuracy",
     level=Level.ERROR,
@@ -82,6 +94,8 @@ RULES = (
     LIBRARY_VERSION,
     GOLDEN_INPUTS,
     RUNS,
+    NOT_RUN,
+    PLAN,
     ACCURACY,
 )
 
@@ -89,6 +103,10 @@ RULES = (
 _SERVING_LIBRARIES: Mapping[Backend, tuple[str, ...]] = {
     "openvino": ("openvino", "tokenizers", "numpy"),
     "torch": ("torch", "transformers", "tokenizers", "numpy"),
+    # What computes is not there where these are built; a plan knows its version of TensorRT.
+    "tensorrt": ("tokenizers", "numpy"),
+    "tensorrt-rtx": ("tokenizers", "numpy"),
+    "tensorrt-llm": ("tokenizers", "numpy"),
 }
 _MAX_NAMED_FOREIGN = 20
 _REBUILD = "copy the whole directory again, or rebuild it with `bei build`"
@@ -109,7 +127,7 @@ def validate_engine(path: Path) -> TargetReport:
     facts: dict[str, Any] = {}
     if all(finding.level is not Level.ERROR for finding in findings):
         findings += [*_check_config(path, manifest), *_check_report(path)]
-        findings += [*_check_machine(manifest)]
+        findings += [*_check_machine(manifest), *_check_plans(path)]
         num_checks += 2 + len(manifest.cpu_features) + len(_SERVING_LIBRARIES[manifest.backend])
         wrong, facts = _check_numbers(EngineArtifact(path, manifest))
         findings += wrong
@@ -219,6 +237,15 @@ def _check_machine(manifest: Manifest) -> Iterator[Finding]:
             )
 
 
+def _check_plans(path: Path) -> Iterator[Finding]:
+    for name in unsound_plans(path / PLANS_DIRECTORY):
+        yield PLAN.broken(
+            f"`{name}` is damaged, or has no record",
+            fix="remove it, or copy the whole directory again",
+            place=f"{PLANS_DIRECTORY}/{name}",
+        )
+
+
 def _installed_version(package: str) -> str | None:
     try:
         return importlib.metadata.version(package)
@@ -242,6 +269,8 @@ def _check_numbers(artifact: EngineArtifact) -> tuple[list[Finding], dict[str, A
     try:
         with _quiet_scheduler():
             outputs = compute_outputs(artifact, samples)
+    except (GpuUnavailableError, ToolMissingError) as error:
+        return [NOT_RUN.broken(f"the engine is not run here: {error.message}", fix=error.hint)], {}
     # A network from a stranger: what computes it, and the tokenizer, raise what they like.
     except Exception as error:  # noqa: BLE001
         cause = f": {error.__cause__}" if error.__cause__ is not None else ""

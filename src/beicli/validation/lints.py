@@ -7,6 +7,7 @@ from beicli.config.build_schema import DEFAULT_SECRET_NAME
 from beicli.config.problems import format_key_path
 from beicli.config.schema import CheckpointSource, Config, QuantizationType
 from beicli.config.source import ConfigSource
+from beicli.tensorrt.targets import ACCELERATOR_SM
 from beicli.validation.findings import Finding, Level, Rule
 
 REVISION_NOT_PINNED = Rule(
@@ -35,10 +36,15 @@ CALIBRATION_UNUSED = Rule(
     level=Level.INFO,
     why="nothing is calibrated without quantisation",
 )
+BUILT_FOR_GPU = Rule(
+    name="built-for-gpu",
+    level=Level.INFO,
+    why="what is built serves on such a GPU, and not on a CPU",
+)
 GPU_NOT_BUILT_FOR = Rule(
     name="gpu-not-built-for",
-    level=Level.INFO,
-    why="this version builds for CPUs only",
+    level=Level.WARNING,
+    why="TensorRT 11 has no kernels for it, or nobody says yet what it computes",
 )
 SECRET_IN_FILE = Rule(
     name="secret-in-file",
@@ -61,6 +67,7 @@ RULES = (
     BUILDER_GPUS_UNSET,
     QUANTIZATION_NEEDS_GPU,
     CALIBRATION_UNUSED,
+    BUILT_FOR_GPU,
     GPU_NOT_BUILT_FOR,
     SECRET_IN_FILE,
     SECRET_NOT_DECLARED,
@@ -126,11 +133,12 @@ def _quantization(config: Config, source: ConfigSource) -> Iterator[Finding]:
             "leave `quantization_config` out",
         )
     if accelerator is not None:
+        sm = ACCELERATOR_SM.get(accelerator.accelerator)
         yield _at(
-            GPU_NOT_BUILT_FOR,
+            GPU_NOT_BUILT_FOR if sm is None else BUILT_FOR_GPU,
             ("resources", "accelerator"),
-            f"`{accelerator}` is named",
-            "build for this CPU all the same with `--backend openvino`",
+            f"`{accelerator}` is named" + ("" if sm is None else f", which is sm{sm}"),
+            "build for this CPU instead with `--backend openvino`",
         )
 
 

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -40,7 +42,9 @@ def test_what_is_said_of_threads_is_said_of_each_replica() -> None:
 
     shares = share(options, num_replicas=2, num_cpus=8, cpus=range(8))
 
-    assert {each.options.engine for each in shares} == {options.engine}
+    assert [each.options.engine for each in shares] == [
+        replace(options.engine, replica_number=number) for number in range(2)
+    ]
 
 
 @given(st.integers(1, 8), st.integers(8, 5000))

@@ -1,8 +1,9 @@
 """What the activations of a network look like: their ranges, and some of their rows."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ from beicli.builder.quantization.scales import Float32
 from beicli.openvino_api import ov
 
 Int32 = NDArray[np.int32]
+Place = TypeVar("Place", bound=Hashable)
 # Enough to tell scales apart, few enough to try each of them on.
 _NUM_ROWS = 768
 _MIN_ROWS_OF_SAMPLE = 2
@@ -33,6 +35,11 @@ class Activations:
     low: Float32
     high: Float32
 
+    @property
+    def amax(self) -> float:
+        """The largest number, whatever its sign."""
+        return float(max(self.high.max(), -self.low.min()))
+
 
 def observe(
     model_path: Path, samples: Sequence[Mapping[str, Int32]]
@@ -41,14 +48,33 @@ def observe(
 
     samples: inputs of the network by name, each [1, num_tokens].
     """
-    core = ov.Core()
-    model = core.read_model(model_path)
+    model = ov.Core().read_model(model_path)
     products = products_by_source(find_products(model))
     num_outputs = len(model.outputs)
     model.add_outputs([source_output(group[0]) for group in products.values()])
-    compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return _collect(model, num_outputs, list(products), samples)
+
+
+def observe_values(
+    graph_path: Path, names: Sequence[str], samples: Sequence[Mapping[str, Int32]]
+) -> dict[str, Activations]:
+    """Do the same with values of an ONNX graph in float32, by their names."""
+    model = ov.Core().read_model(graph_path)
+    num_outputs = len(model.outputs)
+    model.add_outputs(list(names))
+    return _collect(model, num_outputs, list(names), samples)
+
+
+def _collect(
+    model: ov.Model,
+    num_outputs: int,
+    places: Sequence[Place],
+    samples: Sequence[Mapping[str, Int32]],
+) -> dict[Place, Activations]:
+    """Run the samples and look at the outputs after the first `num_outputs`, one for each place."""
+    compiled = ov.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     request = compiled.create_infer_request()
-    collected = {source: _Collected() for source in products}
+    collected = {place: _Collected() for place in places}
     choice = np.random.default_rng(0)
     num_rows = max(-(-_NUM_ROWS // len(samples)), _MIN_ROWS_OF_SAMPLE)
     for sample in samples:

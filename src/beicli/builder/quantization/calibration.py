@@ -35,6 +35,11 @@ class CalibrationSet:
     max_num_tokens: int
     note: str | None = None
 
+    @property
+    def description(self) -> str:
+        """How many samples of what."""
+        return f"{len(self.samples):,} samples of {self.name}"
+
 
 def choose_calibration(
     config: QuantizationConfig, spec: ModelSpec, *, config_directory: Path
@@ -77,7 +82,12 @@ def encode_samples(
     encoder = SampleEncoder(load_tokenizer(checkpoint), spec, max_input_length)
     names = [tensor.name for tensor in graph_inputs(spec)]
     encoded = [encoder.encode(sample) for sample in calibration.samples]
-    return [{name: inputs[name].numpy() for name in names} for inputs in encoded]
+    # Without special tokens an empty text is nothing at all.
+    return [
+        {name: inputs[name].numpy() for name in names}
+        for inputs in encoded
+        if inputs["input_ids"].numel() > 0
+    ]
 
 
 def _samples(

@@ -1,4 +1,4 @@
-"""Ends a replica whose engine hangs, so that another takes its place.
+"""Ends a replica whose engine hangs or is lost, so that another takes its place.
 
 A single process only says so at `/health`, for whoever runs it to decide. With replicas that is the
 supervisor, which starts anew what ends.
@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from beicli.errors import EngineError
+from beicli.errors import EngineError, EngineLostError
 from beicli.pipeline.pipeline import InferencePipeline
 from beicli.server.information import STALL_LIMIT_S
 from beicli.server.run import Lifecycle
@@ -27,6 +27,8 @@ async def ends_if_stalled(pipeline: InferencePipeline, lifecycle: Lifecycle) -> 
         yield
     finally:
         watching.cancel()
+    if pipeline.lost is not None:
+        raise EngineLostError(pipeline.lost.message, hint=pipeline.lost.hint)
     if _is_stalled(pipeline):
         raise EngineError(
             f"the engine hangs: a forward pass took over {STALL_LIMIT_S:g} s, or its thread died",

@@ -62,7 +62,7 @@ def share(
     return [
         ReplicaShare(
             number,
-            own,
+            replace(own, engine=replace(engine, replica_number=number)),
             tuple(cpus[number * per_replica : (number + 1) * per_replica]) if is_even else (),
         )
         for number in range(num_replicas)
