@@ -17,7 +17,7 @@ from beicli.artifact.directory import EngineArtifact
 from beicli.artifact.gpu import PLANS_DIRECTORY, TENSORRT_GRAPH
 from beicli.artifact.report import COMPUTED_BY_EMULATION
 from beicli.builder.build import BuildResult
-from beicli.config.load import LoadedConfig
+from beicli.config.load import LoadedConfig, load_config
 from beicli.engine.load import load_engine
 from beicli.engine.options import EngineOptions
 from beicli.errors import (
@@ -28,6 +28,7 @@ from beicli.errors import (
     UsageError,
 )
 
+EXAMPLES = Path(__file__).parents[2] / "examples"
 # TensorRT has fused attention from 16 numbers a head.
 _SIZES: dict[str, Any] = {
     "hidden_size": 32,
@@ -203,6 +204,29 @@ def test_products_are_put_into_8_and_4_bit(
     codes = [each for each in graph.initializer if each.data_type == stored and len(each.dims) == 2]
     assert len(codes) == len(quantized)
     assert len(plans(result)) == (0 if sm == 90 else 1)
+
+
+def test_the_example_in_fp8_is_built_for_its_h100(qwen3: Path, tmp_path: Path) -> None:
+    """The configuration as a platform has it; only the checkpoint is another, and here."""
+    loaded = load_config(
+        EXAMPLES / "qwen3-embedding-fp8" / "config.yaml",
+        overrides=[
+            "trt_llm.build.checkpoint_repository.source=LOCAL",
+            f"trt_llm.build.checkpoint_repository.repo={qwen3}",
+            "trt_llm.build.quantization_config.calib_size=64",
+        ],
+    )
+    progress = Recorder()
+
+    result = build(loaded, tmp_path, progress)
+
+    manifest = result.artifact.manifest
+    assert (manifest.backend, manifest.precision) == ("tensorrt", "fp8")
+    assert manifest.residual_precision == "bf16"
+    assert manifest.gpu is not None
+    assert manifest.gpu.sm == 90
+    assert progress.details["Compiled"].startswith("the plan is compiled at first serve on sm90")
+    assert result.report.passed
 
 
 def test_the_types_of_caches_that_are_not_there_change_nothing(

@@ -23,7 +23,7 @@ from beicli.builder.gpu_layout import layout_samples
 from beicli.builder.gpu_stage import GpuStage
 from beicli.builder.quantization.calibration import encode_samples
 from beicli.builder.quantization.graph import Level
-from beicli.builder.quantization.plan import Plan, search
+from beicli.builder.quantization.plan import MIN_QUANTIZED_FRACTION, Plan, search
 from beicli.builder.quantized import describe_plan, require_plan
 from beicli.errors import BuildError
 from beicli.model.modelopt import read_modelopt_config
@@ -55,6 +55,11 @@ def write_quantized(stage: GpuStage, exported: Path) -> tuple[Manifest, Accuracy
         found = search(candidates, trial.evaluate)
         manifest = trial.write(found.plan)
         say(describe_plan(found, manifest))
+    if found.report.passed and found.plan.quantized_fraction < MIN_QUANTIZED_FRACTION:
+        stage.warn(
+            f"only {found.plan.quantized_fraction:.0%} of the multiplications are in "
+            f"{manifest.precision}, which is what passes; in 16 bit it may be as fast"
+        )
     with stage.step("Checked") as say:
         require_plan(found, manifest)
         trial.gate(manifest).pass_with(found.report)

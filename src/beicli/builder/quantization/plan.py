@@ -52,13 +52,18 @@ class Found:
     num_tried: int
 
 
-def plans(products: Sequence[ProductErrors]) -> list[Plan]:
-    """Return every plan that some tolerance makes, loosest first, down to half in 8 bit."""
+def plans(
+    products: Sequence[ProductErrors], *, min_fraction: float = MIN_QUANTIZED_FRACTION
+) -> list[Plan]:
+    """Return every plan that some tolerance makes, loosest first.
+
+    min_fraction: of the multiplications that must be quantised for a plan to be worth its name.
+    """
     tolerances = sorted({error for each in products for error in each.errors.values()})
     found: list[Plan] = []
     for tolerance in reversed(tolerances):
         plan = _plan(products, tolerance)
-        if plan.quantized_fraction < MIN_QUANTIZED_FRACTION:
+        if plan.quantized_fraction < min_fraction:
             break
         if not found or plan != found[-1]:
             found.append(plan)
