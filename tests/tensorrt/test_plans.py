@@ -66,10 +66,13 @@ def test_whatever_a_plan_depends_on_gives_it_another_name() -> None:
 def test_a_plan_is_compiled_once_and_never_taken_for_another(
     store: PlanStore, other: PlanIdentity
 ) -> None:
+    assert not store.has(IDENTITY)
     assert store.get_or_compile(IDENTITY, lambda: b"plan") == b"plan"
     assert store.get_or_compile(IDENTITY, never) == b"plan"
 
+    assert store.has(IDENTITY)
     assert store.get(other) is None
+    assert not store.has(other)
 
 
 @given(plan=st.binary(min_size=1, max_size=100), place=st.integers(0, 99), size=st.integers(0, 99))

@@ -63,6 +63,14 @@ class PlanStore:
     directory: Path
     also_read: Path | None = None
 
+    def has(self, identity: PlanIdentity) -> bool:
+        """Whether there is a plan, sound or not."""
+        directories = (self.directory, self.also_read)
+        return any(
+            directory is not None and (directory / f"{identity.key}.plan").exists()
+            for directory in directories
+        )
+
     def get(self, identity: PlanIdentity) -> bytes | None:
         """Return the plan; None if there is none, or if it is not what was stored."""
         for directory in (self.directory, self.also_read):

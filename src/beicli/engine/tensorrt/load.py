@@ -91,6 +91,9 @@ def _load_plan(trt: ModuleType, plan: EnginePlan, *, may_compile: bool) -> Loade
     messages = Messages()
     trt_logger = make_logger(trt, messages)
     runtime = create_runtime(trt, trt_logger)
+    if may_compile and not plan.store.has(plan.identity):
+        # The one thing that makes a start take minutes.
+        logger.warning("compiling a plan for sm%d, once: `%s`", plan.identity.sm, plan.identity.key)
     content = plan.get(may_compile=may_compile)
     cuda_engine = runtime.deserialize_cuda_engine(content)
     if cuda_engine is None:
