@@ -47,11 +47,18 @@ $(TRUSS): tests/differential/constraints.txt
 test: models truss  ## run every test; no GPU, and no network once models and Truss are there
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
-test-gpu: minilm  ## on a machine with an NVIDIA GPU: everything, into a report to send back
+GPU := $(VENV)/.installed-gpu
+
+# What compiles for every GPU, and comes from NVIDIA's own index.
+$(GPU): $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[tensorrt]'
+	@touch $@
+
+test-gpu: minilm $(GPU)  ## on a machine with an NVIDIA GPU: everything, into a report to send back
 	$(BIN)/python -m tests.models --output $(MODELS) --only smollm2-135m
 	$(BIN)/python -m tests.gpu --models $(MODELS) --report gpu-report.json
 
-bench-gpu: minilm  ## on a machine with an NVIDIA GPU: its speed alone, into a report to send back
+bench-gpu: minilm $(GPU)  ## on a machine with an NVIDIA GPU: its speed alone, into a report to send back
 	$(BIN)/python -m tests.models --output $(MODELS) --only smollm2-135m
 	$(BIN)/python -m tests.gpu --models $(MODELS) --speed-only --report gpu-speed.json
 

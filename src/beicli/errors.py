@@ -156,6 +156,10 @@ class EmptyInputError(RequestError):
     error_type: ClassVar[str] = "Empty"
 
 
+class InputTooLongError(RequestError):
+    """An input is beyond the model's window, and may not be cut."""
+
+
 class BatchTooLargeError(RequestError):
     """A request holds more inputs than the server takes at once."""
 

@@ -27,6 +27,8 @@ from beicli.errors import (
     ToolMissingError,
     UsageError,
 )
+from beicli.tensorrt.api import load_trt
+from beicli.tensorrt.driver import CudaDevice, Driver
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 # TensorRT has fused attention from 16 numbers a head.
@@ -284,6 +286,23 @@ def test_without_the_compiler_the_plan_is_left_to_the_server(
     assert plans(result) == []
     assert "compiled at first serve on sm89" in progress.details["Compiled"]
     assert progress.warnings == ["the package `tensorrt-rtx` is not installed: install it"]
+
+
+def test_with_a_driver_that_is_too_old_the_plan_is_left_to_the_server(
+    loaded: LoadedConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    h100 = CudaDevice(0, "NVIDIA H100 80GB HBM3", 90, 85_000_000_000)
+    trt = load_trt("tensorrt-rtx")
+    monkeypatch.setattr("beicli.builder.tensorrt.read_device", lambda _index: h100)
+    monkeypatch.setattr("beicli.builder.tensorrt.load_trt", lambda _flavor: trt)
+    monkeypatch.setattr("beicli.tensorrt.api.read_driver", lambda: Driver((12, 8), (h100,)))
+    progress = Recorder()
+
+    result = build(loaded, tmp_path, progress, sm=90)
+
+    assert plans(result) == []
+    assert "compiled at first serve on sm90" in progress.details["Compiled"]
+    assert any("13.0 is wanted: update the NVIDIA driver" in text for text in progress.warnings)
 
 
 def test_an_engine_for_a_gpu_says_so_where_there_is_none(

@@ -1,5 +1,6 @@
 """Several processes behind one address: what they share, and what happens when one ends."""
 
+import json
 import os
 import re
 import shutil
@@ -202,3 +203,29 @@ def test_an_engine_that_does_not_load_ends_the_server_as_it_would_alone(
     message = alone.stderr[alone.stderr.index("error: OpenVINO cannot compile") :]
     assert together.stderr.endswith(message)
     assert together.stderr.count("error: OpenVINO") == 1
+
+
+def test_each_replica_logs_its_requests_as_lines_of_json(engine: Path) -> None:
+    options = ("--replicas", "2", "--log-format", "json", "--access-log")
+    command = [str(BEI), "serve", str(engine), "--port", "0", *options]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        try:
+            url = re.search(r'http://[^"\s]+', json.loads(process.stderr.readline())["message"])
+            assert url is not None
+            for number in range(20):
+                httpx2.post(
+                    f"{url[0]}/v1/embeddings",
+                    json={"input": "said in confidence"},
+                    headers={"x-request-id": f"request-{number}"},
+                    timeout=60,
+                )
+        finally:
+            process.terminate()
+            said = process.stderr.read()
+
+    lines = [json.loads(line) for line in said.splitlines()]
+    assert {line["request_id"] for line in lines} == {f"request-{number}" for number in range(20)}
+    assert {(line["route"], line["status"]) for line in lines} == {("/v1/embeddings", 200)}
+    assert {line["replica"] for line in lines} == {0, 1}
+    assert "confidence" not in said

@@ -1,7 +1,7 @@
 """`python -m tests.gpu --report FILE`: everything there is to find out on a machine with a GPU.
 
 Writes FILE as JSON and, beside it, the same for people. Please send back both, whatever came of it.
-Exits 0 if all passed, 1 if something failed, 2 if there is no GPU.
+Exits 0 if all passed, 1 if something failed, 2 if there is no GPU or nothing to run on it.
 """
 
 import argparse
@@ -39,6 +39,12 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     sm = driver.devices[0].sm
     cases = select(tuple(choose_cases(sm, installed_flavors())), options.only)
+    if not cases:
+        # A report of nothing would say that all is well.
+        words = f", or no case has the words {options.only}" if options.only else ""
+        _say(f"error: no TensorRT is installed that has kernels for sm{sm}{words}")
+        _say("hint: pip install 'beicli[tensorrt]'")
+        return 2
     with tempfile.TemporaryDirectory(prefix="bei-gpu-") as temporary:
         workplace = Workplace(
             models=options.models,

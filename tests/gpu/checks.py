@@ -153,6 +153,8 @@ def compare(candidate: Any, reference: Any) -> dict[str, float]:
 
 def _graphs(workplace: Workplace, case: Case) -> Mapping[str, Any]:
     found = _inside("graphs", workplace.engine(case.name))
+    if found["warnings"]:
+        raise CheckFailedError(f"nothing was recorded: {found['warnings']}")
     if not found["max_difference"] <= _MAX_GRAPH_DIFFERENCE:
         raise CheckFailedError(f"recorded launches give other numbers: {found}")
     return found

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from tests.gpu import __main__ as command
+from tests.gpu import checks as gpu_checks
 from tests.gpu.cases import Case, choose_cases
 from tests.gpu.checks import Workplace, compare, list_checks, write_config
 from tests.gpu.inside import FINDERS
@@ -163,6 +164,25 @@ def test_every_check_comes_after_what_it_needs(workplace: Workplace) -> None:
     assert "build all-minilm-l6-v2 tensorrt f16 hybrid" in names
 
 
+def test_launches_that_cannot_be_recorded_do_not_pass_for_recorded_ones(
+    workplace: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: dict[str, Any] = {"max_difference": 0.0, "warnings": []}
+    monkeypatch.setattr(gpu_checks, "_inside", lambda what, engine: found)
+    cases = tuple(choose_cases(90, BOTH))
+    (check,) = (
+        each
+        for each in list_checks(workplace, cases)
+        if each.name == "graphs smollm2-135m tensorrt f16"
+    )
+    assert check.run() == found
+
+    found["warnings"] = ["launches cannot be recorded, so small batches are slower: refused"]
+
+    with pytest.raises(CheckFailedError, match="nothing was recorded"):
+        check.run()
+
+
 def test_speed_is_measured_only_if_that_is_asked(tmp_path: Path) -> None:
     workplace = Workplace(models=tmp_path, engines=tmp_path, sm=90, bench_s=None)
 
@@ -247,6 +267,20 @@ def test_without_a_gpu_the_command_says_so(
     assert not (tmp_path / "report.json").exists()
 
 
+def test_where_nothing_is_to_be_run_the_command_does_not_pass(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(command, "read_driver", lambda: H100)
+    # As `make install` leaves it.
+    monkeypatch.setattr(command, "installed_flavors", lambda: ("tensorrt-rtx",))
+
+    code = command.main(["--report", str(tmp_path / "report.json")])
+
+    assert code == 2
+    assert "no TensorRT is installed that has kernels for sm90" in capsys.readouterr().err
+    assert not (tmp_path / "report.json").exists()
+
+
 def test_the_command_runs_the_checks_and_writes_the_report(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -284,7 +318,9 @@ def test_engines_are_run_in_a_process_of_their_own(tiny_engine: Path, tmp_path: 
 
     assert found["num_texts"] == len(np.load(output)) > 50
     assert found["max_difference_between_rounds"] < 1e-5
-    assert FINDERS["graphs"](tiny_engine, output)["max_difference"] < 1e-5
+    recorded = FINDERS["graphs"](tiny_engine, output)
+    assert recorded["max_difference"] < 1e-5
+    assert recorded["warnings"] == []
 
 
 @pytest.fixture

@@ -270,6 +270,21 @@ def test_observers_learn_of_padding() -> None:
     assert seen[0].inference_s >= 0
 
 
+def test_observers_learn_what_a_batch_was_believed_to_take() -> None:
+    seen: list[FinishedBatch] = []
+
+    async def scenario(scheduler: BatchScheduler) -> None:
+        for i in range(MIN_OBSERVED_BATCHES + 1):
+            await scheduler.submit([ids(i, 1 + i % 60)])
+        await until(lambda: len(seen) > MIN_OBSERVED_BATCHES)
+
+    run(FakeEngine(num_slots=1), scenario, on_batch=seen.append)
+
+    estimates = [batch.estimated_s for batch in seen]
+    assert estimates[:MIN_OBSERVED_BATCHES] == [None] * MIN_OBSERVED_BATCHES
+    assert estimates[MIN_OBSERVED_BATCHES] is not None
+
+
 def test_an_input_that_waits_or_runs_for_another_request_is_computed_once() -> None:
     engine = FakeEngine(num_slots=1)
     engine.gate.clear()

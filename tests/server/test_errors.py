@@ -106,6 +106,7 @@ def test_a_bug_is_500_without_its_words_and_is_found_in_the_log_by_its_id(
     assert found is not None
     (record,) = caplog.records
     assert found[1] in record.getMessage()
+    assert response.headers["x-request-id"] == found[1]
     assert record.exc_info is not None
 
 

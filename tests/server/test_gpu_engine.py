@@ -103,7 +103,7 @@ class Gpu:
         vars(module).update(vars(self._trt))
         for name, value in vars(fake_trt("tensorrt-rtx")).items():
             # The compiler is real, and takes its own.
-            if name not in {"ComputeCapability", "LayerType", "__name__"}:
+            if name not in {"BuilderFlag", "ComputeCapability", "LayerType", "__name__"}:
                 setattr(module, name, value)
         module.Runtime = functools.partial(_Runtime, self)  # type: ignore[attr-defined]
         return module

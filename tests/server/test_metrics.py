@@ -6,6 +6,9 @@ from tests.server.fakes import DIMENSION, FakeEngine, ask_all
 from beicli import __version__
 from beicli.model.spec import Task
 from beicli.pipeline.result_cache import ENTRY_OVERHEAD_BYTES
+from beicli.scheduler.scheduler import FinishedBatch
+from beicli.server.exchange import Admission
+from beicli.server.metrics import ServerMetrics
 from beicli.server.options import ServerOptions
 
 EMBEDDINGS = "/v1/embeddings"
@@ -63,6 +66,78 @@ def test_batches_are_observed_with_and_without_padding() -> None:
     assert samples["te_batch_next_size_sum"] == 2
     assert samples["te_batch_next_tokens_sum"] == 3 + 5
     assert samples["bei_batch_padded_tokens_total"] == 2 * 5
+
+
+def test_a_batch_is_observed_with_its_time_and_its_share_of_padding() -> None:
+    samples = scrape({"input": ["w1", "w1 w2 w3"]}, engine=FakeEngine(num_slots=3))
+
+    assert samples["bei_batch_duration_count"] == samples["bei_batch_padding_share_count"] == 1
+    assert samples["bei_batch_padding_share_sum"] == pytest.approx(2 / 10)
+    # Busy slots are the seconds computed in a second; so many there are.
+    assert samples["bei_slots"] == 3
+
+
+@pytest.mark.parametrize(("estimated_s", "num_observed"), [(None, 0), (3.0, 1)])
+def test_an_estimate_is_compared_with_what_a_batch_took(
+    estimated_s: float | None, num_observed: int
+) -> None:
+    metrics = ServerMetrics()
+
+    metrics.observe_batch(
+        FinishedBatch(
+            num_sequences=1,
+            num_tokens=3,
+            num_padded_tokens=3,
+            inference_s=2.0,
+            estimated_s=estimated_s,
+        )
+    )
+
+    samples = parse_samples(metrics.render().decode())
+    assert samples["bei_batch_estimate_ratio_count"] == num_observed
+    assert samples["bei_batch_estimate_ratio_sum"] == 1.5 * num_observed
+
+
+@pytest.mark.parametrize(
+    ("path", "request_", "reason"),
+    [
+        (EMBEDDINGS, {"json": {"input": []}}, "empty_input"),
+        (EMBEDDINGS, {"json": {"input": "w1", "dimensions": 0}}, "invalid_value"),
+        (EMBEDDINGS, {"json": {"input": "w1 " * 40, "truncate": False}}, "input_too_long"),
+        ("/tokenize", {"json": {"inputs": "w1 " * 2000}}, "input_too_long"),
+        (EMBEDDINGS, {"json": {"input": "w2"}}, "engine_error"),
+        (EMBEDDINGS, {"content": b"{"}, "unsupported_media_type"),
+        (EMBEDDINGS, {"json": {"input": "w1 " * 700_000}}, "payload_too_large"),
+        ("/no-such-route", {}, "unknown_url"),
+    ],
+)
+def test_what_gets_no_answer_is_counted_by_its_reason(
+    path: str, request_: dict[str, object], reason: str
+) -> None:
+    responses = ask_all(
+        [("POST", path, request_), ("GET", "/metrics", {})],
+        engine=FakeEngine(poison_id=6),
+        options=ServerOptions(max_body_bytes=1_000_000),
+    )
+
+    samples = parse_samples(responses[-1].text)
+    found = {name: value for name, value in samples.items() if "bei_failed" in name}
+    assert found == {f'bei_failed_requests_total{{reason="{reason}"}}': 1}
+
+
+def test_those_without_a_key_and_those_too_many_are_counted_as_well() -> None:
+    requests: list[tuple[str, str, dict[str, object]]] = [
+        ("POST", EMBEDDINGS, {"json": {"input": "w1"}}),
+        ("POST", EMBEDDINGS, {"json": {"input": "w1"}, "headers": {"authorization": "Bearer k"}}),
+        ("GET", "/metrics", {}),
+    ]
+    options = ServerOptions(api_keys=("k",))
+
+    page = ask_all(requests, options=options, admission=Admission(0))[-1].text
+
+    samples = parse_samples(page)
+    assert samples['bei_failed_requests_total{reason="invalid_api_key"}'] == 1
+    assert samples['bei_failed_requests_total{reason="rate_limit_exceeded"}'] == 1
 
 
 def test_cut_inputs_are_counted() -> None:
@@ -200,5 +275,10 @@ def test_names_are_those_of_text_embeddings_inference() -> None:
         "bei_truncated_inputs_total": "counter",
         "bei_estimated_wait_seconds": "gauge",
         "bei_requests_total": "counter",
+        "bei_failed_requests_total": "counter",
+        "bei_batch_duration": "histogram",
+        "bei_batch_padding_share": "histogram",
+        "bei_batch_estimate_ratio": "histogram",
+        "bei_slots": "gauge",
         "bei_build_info": "gauge",
     }

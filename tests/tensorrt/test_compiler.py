@@ -10,9 +10,10 @@ from onnx import TensorProto
 from tests.tensorrt.onnx_graphs import write_attention, write_perceptron
 
 from beicli.errors import GpuUnavailableError, PlanError, ToolMissingError
-from beicli.tensorrt import api
+from beicli.tensorrt import api, compiler
 from beicli.tensorrt.api import Messages, create_runtime, load_trt, make_logger
 from beicli.tensorrt.compiler import CompileOptions, compile_plan
+from beicli.tensorrt.driver import Driver
 
 SHAPES = ((1, 1, 64), (4, 32, 64), (8, 64, 64))
 OPTIONS = CompileOptions(
@@ -113,10 +114,65 @@ def test_tensorrt_itself_is_kept_from_a_machine_without_a_driver(
         create_runtime(trt, make_logger(trt, Messages()))
 
 
+def test_tensorrt_is_kept_from_a_driver_that_is_too_old_for_it(
+    trt: ModuleType, perceptron: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api, "read_driver", lambda: Driver((12, 8), ()))
+    message = r"the driver runs CUDA up to 12\.8; 13\.0 is wanted"
+
+    with pytest.raises(GpuUnavailableError, match=message) as raised:
+        create_runtime(trt, make_logger(trt, Messages()))
+    with pytest.raises(GpuUnavailableError, match=message):
+        compile_plan(trt, perceptron, replace(OPTIONS, flavor="tensorrt"))
+
+    assert raised.value.hint == "update the NVIDIA driver to 580 or newer"
+
+
+# To tensorrt-rtx, which stands in here, such a cache is nothing any more.
+@pytest.mark.filterwarnings("ignore:Use Deprecated:DeprecationWarning")
+@pytest.mark.parametrize("content", [None, b"", b"half a cache"])
+def test_what_tensorrt_measured_is_kept_whole_beside_the_plans(
+    trt: ModuleType,
+    perceptron: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    content: bytes | None,
+) -> None:
+    monkeypatch.setattr(api, "read_driver", lambda: Driver((13, 0), ()))
+    path = tmp_path / "plans" / "tensorrt.timing"
+    options = replace(OPTIONS, flavor="tensorrt", timing_cache=path)
+    # Nothing can be written there yet, and the plan is not lost for that.
+    assert compile_plan(trt, perceptron, options)
+    path.parent.mkdir()
+    if content is not None:
+        path.write_bytes(content)
+
+    assert compile_plan(trt, perceptron, options)
+
+    assert len(path.read_bytes()) > 100
+    assert [each.name for each in path.parent.iterdir()] == [path.name]
+
+
+def test_float32_is_not_multiplied_with_fewer_bits(
+    trt: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    are_fewer: list[bool] = []
+    set_target = compiler._set_target
+
+    def see(trt: ModuleType, config: Any, options: CompileOptions) -> None:
+        are_fewer.append(config.get_flag(trt.BuilderFlag.TF32))
+        set_target(trt, config, options)
+
+    monkeypatch.setattr(compiler, "_set_target", see)
+
+    assert compile_plan(trt, write_perceptron(tmp_path / "model.onnx", TensorProto.FLOAT), OPTIONS)
+    assert are_fewer == [False]
+
+
 def test_a_runtime_never_runs_code_of_a_plan(
     trt: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(api, "read_driver", lambda: None)
+    monkeypatch.setattr(api, "read_driver", lambda: Driver((13, 0), ()))
 
     runtime = create_runtime(trt, make_logger(trt, Messages()))
 

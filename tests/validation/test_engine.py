@@ -21,6 +21,7 @@ from tests.builder.tiny_models import save_checkpoint, tiny_bert
 from beicli.artifact.directory import read_manifest, seal_artifact
 from beicli.artifact.gpu import PLANS_DIRECTORY, Dimensions, GpuTarget, Profile
 from beicli.artifact.manifest import Backend, Manifest
+from beicli.errors import EngineError, PlanError
 from beicli.validation import engine as engine_validation
 from beicli.validation.engine import RULES, validate_engine
 from beicli.validation.findings import TargetReport, Verdict
@@ -376,6 +377,34 @@ def test_an_engine_for_a_gpu_that_is_not_here_is_not_run_and_says_so(engine: Pat
     assert report.verdict is Verdict.WARNINGS
     assert finding.rule == "engine-not-run"
     assert "there is no NVIDIA driver" in finding.what
+
+
+@pytest.mark.parametrize("cause", [EngineError("no", hint="stop the other process"), OSError()])
+def test_an_engine_that_fails_says_what_to_do_about_that(
+    engine: Path, monkeypatch: pytest.MonkeyPatch, cause: Exception
+) -> None:
+    def fail(*_: object) -> None:
+        # As the scheduler does.
+        raise EngineError("not computed", hint="the server's log has the details") from cause
+
+    monkeypatch.setattr(engine_validation, "compute_outputs", fail)
+
+    (finding,) = validate_engine(engine).findings
+
+    wanted = "stop the other process" if isinstance(cause, EngineError) else "copy the whole"
+    assert finding.rule == "engine-runs"
+    assert (finding.fix or "").startswith(wanted)
+
+
+def test_an_engine_without_a_plan_that_may_be_made_says_where_to_make_it(
+    engine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PlanError("cannot be written", hint="name another directory")
+
+    monkeypatch.setattr(engine_validation, "compute_outputs", refuse)
+
+    assert validate_engine(engine).findings[0].fix == "name another directory"
 
 
 def test_a_plan_that_is_damaged_is_a_warning(engine: Path) -> None:

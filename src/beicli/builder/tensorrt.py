@@ -104,16 +104,15 @@ def _compile(stage: GpuStage, manifest: Manifest) -> str:
     device = None if compiles_without_gpu(request.flavor, request.sm) else _device(request.sm)
     if device is None and not compiles_without_gpu(request.flavor, request.sm):
         return f"{deferred}: there is no such GPU here"
+    gpu_name = None if device is None else device.name
+    artifact = EngineArtifact(stage.staging, manifest)
     try:
         trt = load_trt(request.flavor)
-    except ToolMissingError as error:
+        plan = EnginePlan.of(trt, artifact, sm=request.sm, gpu_name=gpu_name)
+        size_bytes = len(plan.get())
+    except (ToolMissingError, GpuUnavailableError) as error:
         stage.warn(f"{error.message}: {error.hint}")
         return f"{deferred}: {error.message}"
-    gpu_name = None if device is None else device.name
-    plan = EnginePlan.of(
-        trt, EngineArtifact(stage.staging, manifest), sm=request.sm, gpu_name=gpu_name
-    )
-    size_bytes = len(plan.get())
     num_profiles = len(plan.identity.profiles)
     return (
         f"{request.flavor} {trt.__version__} for sm{request.sm}, {num_profiles} profiles, "

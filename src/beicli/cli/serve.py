@@ -1,5 +1,6 @@
 """`bei serve`: an engine directory over HTTP."""
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -77,6 +78,18 @@ def serve(
             envvar="BEI_DRAIN_TIMEOUT_S", min=0, help="How long a stop waits for running requests."
         ),
     ] = 30.0,
+    log_format: Annotated[
+        Literal["text", "json"],
+        typer.Option(envvar="BEI_LOG_FORMAT", help="Lines of the log: for people or for programs."),
+    ] = "text",
+    access_log: Annotated[
+        bool,
+        typer.Option(
+            "--access-log/--no-access-log",
+            envvar="BEI_ACCESS_LOG",
+            help="Log a line for each request: counts and times, nothing of its content.",
+        ),
+    ] = False,
     replicas: Annotated[
         str,
         typer.Option(
@@ -145,6 +158,7 @@ def serve(
 
         num_replicas = len(read_driver().devices)
     from beicli.engine.options import EngineOptions, GpuOptions
+    from beicli.server.access_log import configure_logging
     from beicli.server.options import ServerOptions
     from beicli.server.run import run_server
 
@@ -159,6 +173,8 @@ def serve(
         rerank_order=rerank_order,
         api_keys=_read_api_keys(api_key, api_key_file),
         result_cache_bytes=result_cache_mib * 1024 * 1024,
+        log_format=log_format,
+        access_log=access_log,
         drain_timeout_s=drain_timeout_s,
         engine=EngineOptions(
             num_slots=num_slots,
@@ -173,11 +189,14 @@ def serve(
     )
     manifest = artifact.manifest
     _warn_of_another_machine(manifest)
+    configure_logging(log_format)
 
     def announce(url: str) -> None:
         name = served_model_name or manifest.name
         together = f", {num_replicas} replicas" if num_replicas > 1 else ""
-        say(
+        # Whatever reads JSON is to find nothing else once requests are served.
+        tell = say if log_format == "text" else logging.getLogger("beicli.serve").info
+        tell(
             f"Serving {name} ({manifest.model.task}, {manifest.precision}, inputs up to "
             f"{manifest.limits.max_input_length:,} tokens{together}) at {url}"
         )

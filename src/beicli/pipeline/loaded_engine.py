@@ -91,6 +91,11 @@ class LoadedEngine:
         """Sequences waiting for a slot."""
         return self._scheduler.num_waiting
 
+    @property
+    def num_slots(self) -> int:
+        """Forward passes that may run at the same time."""
+        return self._scheduler.num_slots
+
     def estimated_wait_s(self) -> float | None:
         """How long what waits will take; None while that is not known yet."""
         return self._scheduler.estimated_wait_s()

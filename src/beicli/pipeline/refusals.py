@@ -1,6 +1,6 @@
 """What the tokenizer refuses, in text-embeddings-inference's words, naming the input at fault."""
 
-from beicli.errors import EmptyInputError, RequestError
+from beicli.errors import EmptyInputError, InputTooLongError, RequestError
 
 
 def name_input(index: int) -> str:
@@ -41,12 +41,12 @@ def unknown_token(token_id: int, name: str, *, vocab_size: int) -> RequestError:
     )
 
 
-def too_many_tokens(num_tokens: int, name: str, *, limit: int, part: str = "") -> RequestError:
+def too_many_tokens(num_tokens: int, name: str, *, limit: int, part: str = "") -> InputTooLongError:
     """Make the error for an input beyond the model's window, which may hold `limit` tokens.
 
     part: what of the input is too long already without the rest, and how long it is.
     """
-    return RequestError(
+    return InputTooLongError(
         f"Input validation error: `inputs` must have less than {limit} tokens. Given: {num_tokens}",
         hint=_shorten(name, part),
     )
@@ -54,18 +54,18 @@ def too_many_tokens(num_tokens: int, name: str, *, limit: int, part: str = "") -
 
 def too_many_characters(
     num_characters: int, name: str, *, limit: int, part: str = ""
-) -> RequestError:
+) -> InputTooLongError:
     """Make the error for an input so long that it is not even tokenised."""
-    return RequestError(
+    return InputTooLongError(
         f"Input validation error: `inputs` must have less than {limit} characters. "
         f"Given: {num_characters}",
         hint=_shorten(name, part),
     )
 
 
-def query_too_long(num_tokens: int, name: str, *, limit: int) -> RequestError:
+def query_too_long(num_tokens: int, name: str, *, limit: int) -> InputTooLongError:
     """Make the error for a query whose prompt has no room for a document, however short."""
-    return RequestError(
+    return InputTooLongError(
         f"Input validation error: `inputs` must have less than {limit} tokens. Given: {num_tokens}",
         hint=f"{name} is too long: the query and the prompt around it alone have {num_tokens} "
         "tokens, and only documents are cut; shorten the query",

@@ -44,12 +44,14 @@ class FinishedBatch:
     """What observers learn of one forward pass.
 
     num_tokens counts real tokens, num_padded_tokens what was computed.
+    estimated_s: how long it was believed to take beforehand; None while nobody knew.
     """
 
     num_sequences: int
     num_tokens: int
     num_padded_tokens: int
     inference_s: float
+    estimated_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +106,10 @@ class BatchScheduler:
     @property
     def limits(self) -> BatchLimits:
         return self._limits
+
+    @property
+    def num_slots(self) -> int:
+        return self._engine.num_slots
 
     @property
     def num_waiting(self) -> int:
@@ -260,6 +266,8 @@ class BatchScheduler:
         lengths = [item.num_tokens for item in computed.work]
         padded = Workload.of_batch(lengths)
         inference_s = computed.finished_at - computed.started_at
+        # Before the model learns from this very batch.
+        estimated_s = self._costs.estimate_s(padded)
         if computed.is_typical:
             self._costs.observe(padded, inference_s)
             self._queue.cost = self._costs.cost
@@ -270,6 +278,7 @@ class BatchScheduler:
                     num_tokens=sum(len(item.sequence) for item in computed.work),
                     num_padded_tokens=padded.num_tokens,
                     inference_s=inference_s,
+                    estimated_s=estimated_s,
                 )
             )
 

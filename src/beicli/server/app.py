@@ -10,6 +10,7 @@ from starlette.routing import Match, Route
 
 from beicli.model.routes import platform_route, root_route
 from beicli.pipeline.pipeline import InferencePipeline
+from beicli.server.access_log import AccessLog
 from beicli.server.authentication import RequireApiKey
 from beicli.server.cohere_embed import CohereEmbedHandler
 from beicli.server.cohere_rerank import CohereRerankHandler
@@ -24,6 +25,7 @@ from beicli.server.openapi.endpoints import DescriptionEndpoints
 from beicli.server.options import ServerOptions
 from beicli.server.paths import PlatformPaths, why_unserved
 from beicli.server.predict import PredictHandler
+from beicli.server.request_ids import IdentifyRequests
 from beicli.server.rerank import RerankHandler
 from beicli.server.sparse import EmbedSparseHandler
 from beicli.server.tei_embeddings import EmbedAllHandler, EmbedHandler, SimilarityHandler
@@ -54,14 +56,17 @@ def create_app(
     state.metrics.watch_queue(lambda: pipeline.num_waiting, pipeline.estimated_wait_s)
     if pipeline.cache_statistics() is not None:
         state.metrics.watch_cache(pipeline.cache_statistics)
-    state.metrics.describe(pipeline.manifest, served_model_name=state.model_name)
+    state.metrics.describe(
+        pipeline.manifest, served_model_name=state.model_name, num_slots=pipeline.num_slots
+    )
     manifest = pipeline.manifest
     default_route = platform_route(manifest.model, manifest.default_route)
     app = Starlette(
         routes=_routes(state),
         middleware=[
+            Middleware(IdentifyRequests),
             Middleware(PlatformPaths, default_route=default_route),
-            Middleware(CountAnswers, metrics=state.metrics),
+            Middleware(CountAnswers, metrics=state.metrics, access_log=_access_log(options)),
             Middleware(FinishRequestBody),
             Middleware(RequireApiKey, api_keys=options.api_keys),
             Middleware(AnswerErrors),
@@ -71,6 +76,12 @@ def create_app(
     # A redirect would make a POST with a stray slash fail further away from its cause.
     app.router.redirect_slashes = False
     return app
+
+
+def _access_log(options: ServerOptions) -> AccessLog | None:
+    if not options.access_log:
+        return None
+    return AccessLog(replica=options.engine.replica_number if options.num_replicas > 1 else None)
 
 
 def _routes(state: ServerState) -> list[Route]:

@@ -6,12 +6,17 @@ from collections.abc import Sequence
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from beicli.server.records import record_of
+
 # What a platform checks, and what describes the server without its model's answers.
 PUBLIC_PATHS = frozenset(
     {"/health", "/ready", "/ping", "/metrics", "/docs", "/openapi.json", "/api-doc/openapi.json"}
 )
 # `Api-Key` is what older clients of the Baseten platform send.
 _SCHEMES = ("Bearer", "Api-Key")
+
+# What the metrics and the log call it.
+NO_KEY = "invalid_api_key"
 
 
 class RequireApiKey:
@@ -30,6 +35,7 @@ class RequireApiKey:
             # Every key is compared, each in constant time: the time tells nothing about any.
             matches = [hmac.compare_digest(given, accepted) for accepted in self._accepted]
             if not any(matches):
+                record_of(scope).failure = NO_KEY
                 refusal = Response(status_code=401, headers={"www-authenticate": "Bearer"})
                 await refusal(scope, receive, send)
                 return

@@ -1,7 +1,6 @@
 """How a failure looks on the wire: one table from error class to the words of each API."""
 
 import logging
-import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -16,6 +15,7 @@ from beicli.errors import (
     ContentTypeError,
     EmptyInputError,
     EngineError,
+    InputTooLongError,
     MalformedBodyError,
     OverloadedError,
     PayloadTooLargeError,
@@ -24,6 +24,8 @@ from beicli.errors import (
     UnhealthyError,
     WrongTaskError,
 )
+from beicli.server.records import DROPPED, record_of
+from beicli.server.request_ids import request_id
 
 logger = logging.getLogger(__name__)
 
@@ -76,11 +78,13 @@ class Words:
 
     openai_type, code: `error.type` and `error.code` of the OpenAI shape; clients may match `code`.
     failure: the `err` label of the metric `te_request_failure`.
+    reason: what other metrics and the log say, where `code` says too little; else None.
     """
 
     openai_type: str
     code: str
     failure: str
+    reason: str | None = None
 
 
 # A class that is not listed takes the words of its nearest base.
@@ -92,6 +96,9 @@ WORDS: Mapping[type[BeiError], Words] = {
     OverloadedError: Words("rate_limit_error", "rate_limit_exceeded", "overloaded"),
     RequestError: Words("invalid_request_error", "invalid_value", "validation"),
     EmptyInputError: Words("invalid_request_error", "empty_input", "validation"),
+    InputTooLongError: Words(
+        "invalid_request_error", "invalid_value", "validation", "input_too_long"
+    ),
     BatchTooLargeError: Words("invalid_request_error", "batch_too_large", "batch_size"),
     PayloadTooLargeError: Words("invalid_request_error", "payload_too_large", "validation"),
     MalformedBodyError: Words("invalid_request_error", "invalid_json", "validation"),
@@ -169,19 +176,21 @@ class AnswerErrors:
         try:
             await self._app(scope, receive, watched_send)
         except ClientLeftError:
-            return
+            record_of(scope).failure = DROPPED
         except Exception as error:  # noqa: BLE001 - the boundary: no traceback reaches a client
             answer = error if isinstance(error, BeiError) else _log_bug(error, scope)
+            words = words_for(answer)
+            record_of(scope).failure = words.reason or words.code
             if not has_started:
                 await error_response(answer, path=scope["path"])(scope, receive, send)
 
 
 def _log_bug(error: Exception, scope: Scope) -> InternalError:
-    request_id = secrets.token_hex(8)
+    known_as = request_id(scope)
     logger.error(
-        "request %s failed: %s %s", request_id, scope["method"], scope["path"], exc_info=error
+        "request %s failed: %s %s", known_as, scope["method"], scope["path"], exc_info=error
     )
     return InternalError(
-        f"internal error; request id {request_id}",
+        f"internal error; request id {known_as}",
         hint="this is a bug in bei: the server's log has the details under this id",
     )

@@ -21,6 +21,8 @@ from beicli.server.fields import parse_json_object
 from beicli.server.metrics import Family, RequestSize, ServerMetrics
 from beicli.server.negotiation import Answer, Negotiated, negotiate
 from beicli.server.options import ServerOptions
+from beicli.server.records import RequestRecord, record_of
+from beicli.server.timings import SERVER_TIMING, server_timing
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -80,6 +82,7 @@ class InferenceEndpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers: dict[bytes, bytes] = dict(scope["headers"])
+        record = record_of(scope)
         try:
             with self._state.admission:
                 check_content_type(headers)
@@ -87,22 +90,26 @@ class InferenceEndpoint:
                     headers, receive, max_bytes=self._state.options.max_body_bytes
                 )
                 async with DisconnectWatch(receive):
-                    response = await self._respond(body, negotiate(headers))
+                    response = await self._respond(body, negotiate(headers), record)
                 await response(scope, receive, send)
         except Exception as error:
             self._state.metrics.request_failed(_reason(error))
             raise
 
-    async def _respond(self, body: bytes, negotiated: Negotiated) -> Response:
+    async def _respond(
+        self, body: bytes, negotiated: Negotiated, record: RequestRecord
+    ) -> Response:
         started_at = time.perf_counter()
         state, handler = self._state, self._handler
         request = handler.parse(parse_json_object(body, example=handler.example))
         size = request.size
+        record.num_inputs = size.num_inputs
         state.metrics.started(handler.family, size)
         answer = await self._answer(request)
         answered_at = time.perf_counter()
         response = await negotiated.respond(answer)
         total_s = time.perf_counter() - started_at
+        record.usage, record.total_s = answer.usage, total_s
         state.metrics.succeeded(
             handler.family, size, answer.usage, answer_s=answered_at - started_at, total_s=total_s
         )
@@ -131,7 +138,7 @@ class InferenceEndpoint:
 
 
 def compute_headers(usage: Usage, num_characters: int, total_s: float) -> dict[str, str]:
-    """Return the headers that text-embeddings-inference puts on inferences; times in ms."""
+    """Return the headers of inferences, most of them text-embeddings-inference's; times in ms."""
     timing = usage.timing
     total_ms = str(int(total_s * 1000))
     return {
@@ -144,6 +151,7 @@ def compute_headers(usage: Usage, num_characters: int, total_s: float) -> dict[s
         "x-queue-time": str(int(timing.queue_s * 1000)),
         "x-inference-time": str(int(timing.inference_s * 1000)),
         "x-bei-truncated-inputs": str(usage.num_truncated_inputs),
+        SERVER_TIMING: server_timing(timing, total_s),
     }
 
 

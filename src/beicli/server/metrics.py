@@ -7,7 +7,7 @@ body is understood appears in `te_request_failure` alone.
 
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -34,6 +34,9 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 DURATION_BUCKETS = [1e-5 * 1.5**n for n in range(1, 36)]
 SIZE_BUCKETS = [2**n for n in range(13)]
 TOKEN_BUCKETS = [2**n for n in range(21)]
+SHARE_BUCKETS = [0.0, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0]
+# Around 1, where an estimate is right.
+RATIO_BUCKETS = [0.25, 0.5, 0.67, 0.8, 0.9, 0.95, 1.0, 1.05, 1.1, 1.25, 1.5, 2.0, 4.0]
 BUILD_LABELS = ("version", "model", "task", "backend", "precision")
 
 # The client library ends every counter in `_total`; the `te_` names have no such ending.
@@ -154,11 +157,28 @@ class ServerMetrics:
         self._padded_tokens = self._counter(
             "bei_batch_padded_tokens", "Tokens computed, padding included"
         )
+        self._batch_duration = self._histogram(
+            "bei_batch_duration", "Forward pass of a batch, seconds", DURATION_BUCKETS
+        )
+        self._padding_share = self._histogram(
+            "bei_batch_padding_share", "Padding among the tokens of a batch", SHARE_BUCKETS
+        )
+        self._estimate_ratio = self._histogram(
+            "bei_batch_estimate_ratio",
+            "Time a batch was believed to take, divided by what it took",
+            RATIO_BUCKETS,
+        )
+        self._slots = Gauge(
+            "bei_slots", "Forward passes that may run at once", registry=self._registry
+        )
         self._truncated = self._counter(
             "bei_truncated_inputs", "Inputs cut to the model's length limit"
         )
         self._answers = self._counter(
             "bei_requests", "Requests of every kind, by route and HTTP status", "route", "status"
+        )
+        self._failed = self._counter(
+            "bei_failed_requests", "Requests of every kind refused or failed, by reason", "reason"
         )
         self._build_info = Gauge(
             "bei_build_info",
@@ -167,8 +187,9 @@ class ServerMetrics:
             registry=self._registry,
         )
 
-    def describe(self, manifest: Manifest, *, served_model_name: str) -> None:
-        """Say what is served."""
+    def describe(self, manifest: Manifest, *, served_model_name: str, num_slots: int) -> None:
+        """Say what is served, and with how many slots."""
+        self._slots.set(num_slots)
         self._build_info.clear()
         self._build_info.labels(
             version=__version__,
@@ -194,6 +215,10 @@ class ServerMetrics:
         self._batch_size.observe(batch.num_sequences)
         self._batch_tokens.observe(batch.num_tokens)
         self._padded_tokens.inc(batch.num_padded_tokens)
+        self._batch_duration.observe(batch.inference_s)
+        self._padding_share.observe(1 - batch.num_tokens / batch.num_padded_tokens)
+        if batch.estimated_s is not None and batch.inference_s > 0:
+            self._estimate_ratio.observe(batch.estimated_s / batch.inference_s)
 
     def started(self, family: Family | None, size: RequestSize) -> None:
         """Account for a request that has been understood."""
@@ -232,6 +257,10 @@ class ServerMetrics:
         """Account for an answer of any route; both labels must be from a closed set."""
         self._answers.labels(route, status).inc()
 
+    def failed(self, reason: str) -> None:
+        """Account for a request of any route that got no good answer; from a closed set."""
+        self._failed.labels(reason).inc()
+
     def render_whole_server(self) -> bytes:
         """Return the page with what the other replicas say, if there are any."""
         page = self.render()
@@ -249,7 +278,7 @@ class ServerMetrics:
     def _counter(self, name: str, documentation: str, *labels: str) -> Counter:
         return Counter(name, documentation, labels, registry=self._registry)
 
-    def _histogram(self, name: str, documentation: str, buckets: list[int]) -> Histogram:
+    def _histogram(self, name: str, documentation: str, buckets: Sequence[float]) -> Histogram:
         return Histogram(name, documentation, buckets=buckets, registry=self._registry)
 
 

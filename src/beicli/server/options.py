@@ -20,6 +20,7 @@ class ServerOptions:
     api_keys: one of them must come with every request but those for health; empty lets all in.
     result_cache_bytes: for rows that were computed before; 0 keeps none.
     num_replicas: processes that serve together; the limits here are those of each.
+    log_format: of what the server logs. access_log: whether each request gets a line there.
     drain_timeout_s: how long running requests may go on after the server was told to stop.
     """
 
@@ -34,5 +35,7 @@ class ServerOptions:
     api_keys: tuple[str, ...] = field(default=(), repr=False)
     result_cache_bytes: int = 0
     num_replicas: int = 1
+    log_format: Literal["text", "json"] = "text"
+    access_log: bool = False
     drain_timeout_s: float = 30.0
     engine: EngineOptions = field(default_factory=EngineOptions)

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from beicli.errors import EmptyInputError, RequestError
+from beicli.errors import EmptyInputError, InputTooLongError
 from beicli.pipeline.refusals import too_many_characters
 from beicli.pipeline.results import TokenizedText
 from beicli.pipeline.tokenizer import MAX_CHARACTERS_PER_TOKEN
@@ -93,7 +93,7 @@ class TokenizeHandler:
         limit = self._state.pipeline.manifest.limits.max_input_length * MAX_CHARACTERS_PER_TOKEN
         for index, text in enumerate(texts):
             if len(text) > limit:
-                raise RequestError(
+                raise InputTooLongError(
                     too_many_characters(len(text), "", limit=limit).message,
                     hint=f"input {index} is too long: split it",
                     param="inputs",

@@ -1,33 +1,40 @@
-"""Counts every answer by its route and status, whatever the route does."""
+"""Sees every request come and go, whatever its route does: counts it, and logs it if asked to."""
 
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from beicli.server.access_log import AccessLog
 from beicli.server.metrics import ServerMetrics
+from beicli.server.records import DROPPED, begin_record
 
 # A path that no route takes; its own name would let clients fill the metrics.
 UNKNOWN_ROUTE = "unknown"
-# The client left before there was an answer.
-DROPPED = "dropped"
 
 
 class CountAnswers:
-    """ASGI middleware; inside it a path must be what the routes are matched with."""
+    """ASGI middleware; inside it a path must be what the routes are matched with.
 
-    def __init__(self, app: ASGIApp, *, metrics: ServerMetrics) -> None:
+    access_log: None to log no requests.
+    """
+
+    def __init__(
+        self, app: ASGIApp, *, metrics: ServerMetrics, access_log: AccessLog | None = None
+    ) -> None:
         self._app = app
         self._metrics = metrics
+        self._access_log = access_log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        status = DROPPED
+        status: int | None = None
+        record = begin_record(scope)
 
         async def watched_send(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
-                status = str(message["status"])
+                status = message["status"]
             await send(message)
 
         try:
@@ -35,4 +42,10 @@ class CountAnswers:
         finally:
             route = scope.get("route")
             path = route.path_format if isinstance(route, Route) else UNKNOWN_ROUTE
-            self._metrics.answered(path, status)
+            if status is None:
+                record.failure = DROPPED
+            self._metrics.answered(path, DROPPED if status is None else str(status))
+            if record.failure is not None:
+                self._metrics.failed(record.failure)
+            if self._access_log is not None:
+                self._access_log.write(scope, record, route=path, status=status)

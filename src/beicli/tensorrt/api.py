@@ -9,8 +9,8 @@ from types import ModuleType
 from typing import Any
 
 from beicli.artifact.gpu import Flavor
-from beicli.errors import ToolMissingError
-from beicli.tensorrt.driver import read_driver
+from beicli.errors import GpuUnavailableError, ToolMissingError
+from beicli.tensorrt.driver import CUDA, CUDA_DRIVER, read_driver
 
 __all__ = ["Flavor", "Messages", "create_builder", "create_runtime", "load_trt", "make_logger"]
 
@@ -78,14 +78,24 @@ def make_logger(trt: ModuleType, messages: Messages) -> Any:
 def create_builder(trt: ModuleType, flavor: Flavor, logger: Any) -> Any:
     """Return an IBuilder; raises GpuUnavailableError where this flavour needs a GPU for it."""
     if flavor == "tensorrt":
-        read_driver()
+        _check_driver()
     return trt.Builder(logger)
 
 
 def create_runtime(trt: ModuleType, logger: Any) -> Any:
     """Return an IRuntime; raises GpuUnavailableError without a GPU."""
-    read_driver()
+    _check_driver()
     runtime = trt.Runtime(logger)
     # Plans carry no code for the CPU; one that does is not ours.
     runtime.engine_host_code_allowed = False
     return runtime
+
+
+def _check_driver() -> None:
+    """Raise GpuUnavailableError where TensorRT would be a null pointer: see `driver.py`."""
+    found = read_driver().version
+    if found < CUDA:
+        raise GpuUnavailableError(
+            f"the driver runs CUDA up to {found[0]}.{found[1]}; {CUDA[0]}.{CUDA[1]} is wanted",
+            hint=f"update the NVIDIA driver to {CUDA_DRIVER} or newer",
+        )

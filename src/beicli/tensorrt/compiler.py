@@ -1,5 +1,7 @@
 """From an ONNX graph to a plan: TensorRT's parser and builder, with their reasons made errors."""
 
+import contextlib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +50,8 @@ def compile_plan(trt: ModuleType, graph: Path, options: CompileOptions) -> bytes
     if not options.is_attention_fused:
         _let_attention_be_decomposed(trt, network)
     config = builder.create_builder_config()
+    # On by default: products in float32 would have the 11 significant bits of f16.
+    config.clear_flag(trt.BuilderFlag.TF32)
     _set_target(trt, config, options)
     _add_profiles(builder, config, network, options, messages)
     cache = _attach_timing_cache(config, options)
@@ -61,7 +65,7 @@ def compile_plan(trt: ModuleType, graph: Path, options: CompileOptions) -> bytes
             f"{options.flavor} cannot compile the graph for sm{options.sm}: {reason}", hint=_HINT
         )
     if cache is not None and options.timing_cache is not None:
-        options.timing_cache.write_bytes(bytes(cache.serialize()))
+        _keep_timing_cache(cache, options.timing_cache)
     return bytes(plan)
 
 
@@ -135,8 +139,17 @@ def _attach_timing_cache(config: Any, options: CompileOptions) -> Any:
         return None
     content = path.read_bytes() if path.is_file() else b""
     cache = config.create_timing_cache(content)
-    # False: refused as one of another GPU or version, and then begun anew.
-    if not config.set_timing_cache(cache, False):
+    # None, or False: no cache, or one of another GPU or version, and then it is begun anew.
+    if cache is None or not config.set_timing_cache(cache, False):
         cache = config.create_timing_cache(b"")
         config.set_timing_cache(cache, False)
     return cache
+
+
+def _keep_timing_cache(cache: Any, path: Path) -> None:
+    """Write it for the next build; compilers of other engines for this GPU share the file."""
+    new = path.with_name(f"{path.name}.{os.getpid()}")
+    # The plan that took minutes is worth more than what was measured for it.
+    with contextlib.suppress(OSError):
+        new.write_bytes(bytes(cache.serialize()))
+        new.replace(path)

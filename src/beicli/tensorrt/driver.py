@@ -1,7 +1,8 @@
 """What the NVIDIA driver says of this machine's GPUs, asked without CUDA's libraries.
 
-TensorRT has to be kept from a machine without a driver: its Runtime is then a null pointer, and
-the next call ends the process. So this is asked first, of the driver's own library.
+TensorRT has to be kept from a machine without a driver, or with one that is too old: its Runtime is
+then a null pointer, and the next call ends the process. So this is asked first, of the driver's own
+library.
 """
 
 import ctypes
@@ -9,6 +10,9 @@ from dataclasses import dataclass
 
 from beicli.errors import GpuUnavailableError
 
+# The CUDA that packages of the extras are made for, and the first driver that runs it.
+CUDA = (13, 0)
+CUDA_DRIVER = "580"
 _LIBRARY = "libcuda.so.1"
 _NAME_BYTES = 256
 # CUdevice_attribute of cuda.h

@@ -22,7 +22,7 @@ from beicli.artifact.manifest import Precision
 from beicli.errors import PlanError
 
 # Raise it when `compiler.py` makes another plan of the same graph.
-COMPILER_VERSION = 1
+COMPILER_VERSION = 2
 _KEY_LENGTH = 12
 
 

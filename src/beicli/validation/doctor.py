@@ -15,16 +15,13 @@ from beicli.artifact.manifest import Backend
 from beicli.engine.tensorrt_llm.environment import find_environment
 from beicli.errors import BeiError, GpuUnavailableError, ToolMissingError
 from beicli.machine import Machine, this_machine
-from beicli.tensorrt.driver import CudaDevice, Driver, read_driver
+from beicli.tensorrt.driver import CUDA, CUDA_DRIVER, CudaDevice, Driver, read_driver
 from beicli.tensorrt.targets import RTX_SMS
 
 Extra = Literal["build", "tensorrt", "tensorrt-rtx"]
 Purpose = Literal["build", "serve"]
 Numbers = tuple[int, ...]
 
-# The CUDA that packages of the extras are made for, and the first driver that runs it.
-_CUDA: Numbers = (13, 0)
-_CUDA_DRIVER = "580"
 # TensorRT 11 has no kernels for older ones.
 _FIRST_SM = 75
 # 1.2.1 cannot encode.
@@ -223,11 +220,11 @@ class _Findings:
         yield from self._gpu()
         if self.driver is None:
             return
-        if self.driver.version < _CUDA:
+        if self.driver.version < CUDA:
             yield Lack(
                 what=f"the driver runs CUDA up to {_dotted(self.driver.version)}; "
-                f"{_dotted(_CUDA)} is wanted",
-                fix=f"update the NVIDIA driver to {_CUDA_DRIVER} or newer",
+                f"{_dotted(CUDA)} is wanted",
+                fix=f"update the NVIDIA driver to {CUDA_DRIVER} or newer",
                 purpose="serve",
             )
         if not any(_is_served(device, sms) for device in self.driver.devices):

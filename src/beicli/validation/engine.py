@@ -18,7 +18,13 @@ from beicli.artifact.summary import summarise
 from beicli.config.dump import to_dict
 from beicli.config.load import CONFIG_NAME, load_config
 from beicli.engine.openvino import missing_cpu_features
-from beicli.errors import ArtifactError, BeiError, GpuUnavailableError, ToolMissingError
+from beicli.errors import (
+    ArtifactError,
+    BeiError,
+    EngineError,
+    GpuUnavailableError,
+    ToolMissingError,
+)
 from beicli.pipeline.pipeline import compute_outputs
 from beicli.scheduler.scheduler import logger as scheduler_logger
 from beicli.tensorrt.plans import unsound_plans
@@ -275,7 +281,9 @@ def _check_numbers(artifact: EngineArtifact) -> tuple[list[Finding], dict[str, A
     except Exception as error:  # noqa: BLE001
         cause = f": {error.__cause__}" if error.__cause__ is not None else ""
         what = f"the engine does not run: {error}{cause}"
-        hint = error.hint if isinstance(error, ArtifactError) else None
+        # The scheduler's own hint is a server's log, and there is none here.
+        told = error.__cause__ if isinstance(error, EngineError) and error.__cause__ else error
+        hint = told.hint if isinstance(told, BeiError) else None
         return [RUNS.broken(what, fix=hint or _REBUILD)], {}
     return _compare(artifact.manifest, golden, outputs)
 

@@ -11,6 +11,7 @@ from tests.builder.gpu_graph.graphs import HIDDEN, OF_ATTENTION, OF_MLP, WIDTH, 
 from beicli.builder.gpu_graph.linears import find_linears
 from beicli.builder.gpu_graph.number_formats import (
     BLOCK_SIZE,
+    fp4_global_scale,
     fp8_scale,
     quantize_fp4,
     quantize_fp8,
@@ -91,6 +92,31 @@ def test_an_activation_in_fp8_is_scaled_by_what_was_observed() -> None:
     assert scale.const_value is not None
     assert scale.const_value.numpy() == np.float32(fp8_scale(AMAX))
     assert scaled.outputs[0].dtype == ir.DataType.FLOAT8E4M3FN
+
+
+@pytest.mark.parametrize("precision", ["fp8", "fp4"])
+def test_products_of_one_activation_keep_scales_of_their_own(precision: LowPrecision) -> None:
+    made = encoder()
+    to_half(made, "bf16")
+    amax = {"query": 3.0, "key": 5.0, "value": 3.0}
+
+    quantize(
+        made,
+        {
+            linear.name: QuantizedLinear(linear=linear, precision=precision, amax=amax[linear.name])
+            for linear in find_linears(made)
+            if linear.name in amax
+        },
+    )
+
+    names = [output.name for each in made.graph for output in each.outputs]
+    assert len(names) == len(set(names))
+    of = {"fp8": fp8_scale, "fp4": fp4_global_scale}[precision]
+    quantizers = {"QuantizeLinear", "TRT_FP4DynamicQuantize"}
+    scales = [each.inputs[1] for each in made.graph if each.op_type in quantizers]
+    found = {float(stored(made, each.name)) for each in scales if each is not None and each.name}
+    assert len(scales) == len(found)
+    assert found == {float(np.float32(of(3.0))), float(np.float32(of(5.0)))}
 
 
 def test_a_weight_in_fp4_is_stored_by_its_outputs_in_blocks_of_inputs() -> None:

@@ -264,12 +264,14 @@ def test_a_failure_is_the_error_that_it_means_with_the_name_cuda_gives_it(
     assert type(caught.value) is kind
 
 
+# Of calls of TensorRT, which has a runtime of its own, `cudaGetLastError` knows nothing.
+@pytest.mark.parametrize("function", ["cudaGetLastError", "cudaMemGetInfo"])
 def test_a_check_tells_a_lost_gpu_from_a_call_that_failed(
-    recorded: RecordedRuntime, device: DeviceMemory
+    recorded: RecordedRuntime, device: DeviceMemory, function: str
 ) -> None:
-    recorded.failing["cudaGetLastError"] = runtime.cudaError_t.cudaErrorInvalidValue
+    recorded.failing[function] = runtime.cudaError_t.cudaErrorInvalidValue
     device.check()
-    recorded.failing["cudaGetLastError"] = runtime.cudaError_t.cudaErrorLaunchFailure
+    recorded.failing[function] = runtime.cudaError_t.cudaErrorLaunchFailure
 
     with pytest.raises(DeviceLostError, match="cudaErrorLaunchFailure"):
         device.check()

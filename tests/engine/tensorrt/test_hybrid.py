@@ -121,6 +121,21 @@ def test_small_batches_are_recorded_in_one_size_of_tokens() -> None:
     assert [name for name, _ in toy.device.log].count("launch_graph") == 2
 
 
+def test_a_recording_is_not_launched_for_fewer_tokens_once_recording_is_off() -> None:
+    toy = make(num_slots=1, max_cuda_graphs=4)
+    for seed in range(4):
+        toy.answer(5, 9, seed=seed)
+    toy.behaviour.refuses_capture = "captures are not allowed"
+    for seed in range(3):
+        toy.answer(20, seed=seed)
+
+    toy.answer(9, 9)
+
+    # Tokens are filled up to a multiple of 8 then, while the recording takes 32.
+    assert toy.device.num_graphs == 1
+    assert toy.behaviour.shapes[-1] == (1, 24)
+
+
 def test_a_plan_of_the_padded_layout_is_refused() -> None:
     padded = make_toy()
 

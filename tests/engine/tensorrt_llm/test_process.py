@@ -1,6 +1,7 @@
 """The worker in a real process: what it computes, and how each way to fail is told."""
 
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,6 +36,19 @@ def is_running(pid: int) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+def living_members(group: int) -> list[int]:
+    """Return the processes of a group; not those that have ended and that nobody asked about."""
+    living = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, its_group = path.read_text().rpartition(")")[2].split()[:3]
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if int(its_group) == group and state != "Z":
+            living.append(int(path.parent.name))
+    return living
 
 
 def test_outputs_are_those_of_each_sequence_in_float32(worker: WorkerProcess) -> None:
@@ -101,7 +115,16 @@ def test_a_worker_that_hangs_is_ended(tmp_path: Path) -> None:
 
     assert not worker.is_alive
     assert not is_running(worker.pid)
+    # Nor does what it had started hold the GPU any more.
+    deadline = time.monotonic() + 10
+    while living_members(worker.pid) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert living_members(worker.pid) == []
     worker.close()
+
+
+def test_a_signal_to_the_server_s_group_is_not_one_to_the_worker(worker: WorkerProcess) -> None:
+    assert os.getpgid(worker.pid) == worker.pid != os.getpgid(0)
 
 
 @pytest.mark.parametrize(

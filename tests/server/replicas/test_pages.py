@@ -4,7 +4,9 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
+from tests.server.fakes import make_manifest
 
+from beicli.scheduler.scheduler import FinishedBatch
 from beicli.server.metrics import ServerMetrics
 from beicli.server.replicas.pages import MetricsPages, end_page, sum_pages
 
@@ -68,6 +70,41 @@ def test_an_estimate_is_the_longest_not_the_sum_and_one_is_enough() -> None:
     total = values(sum_pages(pages[0], running=pages[1:], ended=[]))
 
     assert total["bei_estimated_wait_seconds[]"] == 3
+
+
+def test_slots_add_up_over_those_that_run_and_reasons_over_all() -> None:
+    def page_of(reason: str) -> bytes:
+        metrics = ServerMetrics()
+        metrics.describe(make_manifest(), served_model_name="tiny", num_slots=2)
+        metrics.failed(reason)
+        return metrics.render()
+
+    pages = [page_of(reason) for reason in ("input_too_long", "dropped", "input_too_long")]
+
+    total = values(sum_pages(pages[0], running=pages[1:2], ended=pages[2:]))
+
+    assert total["bei_slots[]"] == 4
+    assert total["bei_failed_requests_total[('reason', 'input_too_long')]"] == 2
+    assert total["bei_failed_requests_total[('reason', 'dropped')]"] == 1
+
+
+def test_shares_of_padding_add_up_bucket_by_bucket() -> None:
+    pages = []
+    for num_tokens in (8, 10):
+        metrics = ServerMetrics()
+        metrics.observe_batch(
+            FinishedBatch(
+                num_sequences=2, num_tokens=num_tokens, num_padded_tokens=10, inference_s=1.0
+            )
+        )
+        pages.append(metrics.render())
+
+    total = values(sum_pages(pages[0], running=pages[1:], ended=[]))
+
+    shares = "bei_batch_padding_share_bucket[('le', '{}')]"
+    assert total[shares.format("0.0")] == 1
+    assert total[shares.format("0.3")] == total[shares.format("+Inf")] == 2
+    assert total["bei_batch_duration_sum[]"] == 2
 
 
 def test_histograms_stay_histograms() -> None:

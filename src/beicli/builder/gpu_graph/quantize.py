@@ -77,7 +77,11 @@ class _Quantizer:
         key = (activation, found.precision, found.amax)
         if key not in self._activations:
             through = _through_fp8 if found.precision == "fp8" else _through_fp4
-            insert = _Inserter(self._graph, user, f"{activation.name}/{found.precision}")
+            # A checkpoint may have several scales for what several products take: each its names.
+            others = [made for made in self._activations if made[:2] == key[:2]]
+            number = f"/{len(others)}" if others else ""
+            prefix = f"{activation.name}{number}/{found.precision}"
+            insert = _Inserter(self._graph, user, prefix)
             self._activations[key] = through(insert, activation, found)
         return self._activations[key]
 

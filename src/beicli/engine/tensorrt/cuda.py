@@ -66,10 +66,13 @@ class CudaDevice:
 
     def check(self) -> None:
         # Whatever failed before was raised by the call that failed, or is an error of TensorRT's
-        # own calls, about which TensorRT has said more. Asking also makes CUDA forget it.
-        (error,) = self._cuda.cudaGetLastError()
-        if error.name in STICKY:
-            raise self._failure("cudaGetLastError", error)
+        # own calls, about which TensorRT has said more. TensorRT has a CUDA runtime of its own, so
+        # the last error does not tell of those; but on a lost GPU any call fails, the first here
+        # too. Asking for the last also makes CUDA forget it.
+        for function in ("cudaMemGetInfo", "cudaGetLastError"):
+            error, *_ = getattr(self._cuda, function)()
+            if error.name in STICKY:
+                raise self._failure(function, error)
 
     def memory_info(self) -> MemoryInfo:
         free_bytes, total_bytes = self._call("cudaMemGetInfo")

@@ -217,7 +217,8 @@ class TensorRtEngine:
     def _enqueue(self, lane: Lane, work: Pass) -> None:
         """Put a run in the stream of the lane's slot: recorded, to be recorded, or plainly."""
         recordings, dimensions = lane.recordings, work.dimensions
-        recording = recordings.get(dimensions)
+        # Of another batch of these dimensions there may be fewer tokens, end to end.
+        recording = recordings.get(dimensions) if work.is_bucket else None
         if recording is not None:
             self._device.launch_graph(recording.graph, lane.slot.stream)
             return

@@ -4,6 +4,7 @@ One question at a time: the answer to each is read before the next is asked.
 """
 
 import os
+import signal
 import socket
 import subprocess
 import tempfile
@@ -67,6 +68,8 @@ class WorkerProcess:
                 stderr=subprocess.STDOUT,
                 pass_fds=(theirs.fileno(),),
                 env={"TLLM_LOG_LEVEL": "WARNING", **os.environ, **options.variables},
+                # Ctrl-C in a terminal is for the server, which first answers what still runs.
+                start_new_session=True,
             )
         try:
             self.version = self._load()
@@ -111,9 +114,10 @@ class WorkerProcess:
         self._log.close()
 
     def kill(self) -> None:
-        """End it now."""
+        """End it now, and what it has started, which may hold the GPU."""
         self._connection.close()
-        self._process.kill()
+        if self.is_alive:
+            os.killpg(self.pid, signal.SIGKILL)
         self._process.wait()
 
     def _load(self) -> str:

@@ -8,7 +8,7 @@ from beicli.server.authentication import PUBLIC_PATHS
 from beicli.server.openapi.cohere import cohere_operations
 from beicli.server.openapi.embedding import embedding_operations
 from beicli.server.openapi.operation import JSON, JsonSchema, Operation, Served
-from beicli.server.openapi.responses import error_responses, headers, responses
+from beicli.server.openapi.responses import WITHOUT_KEY, error_responses, headers, responses
 from beicli.server.openapi.schemas import components
 from beicli.server.openapi.scoring import scoring_operations
 from beicli.server.openapi.server import address_operations, server_operations
@@ -89,7 +89,7 @@ def _describe(operation: Operation, served: Served) -> JsonSchema:
     if served.options.api_keys and _is_public(operation):
         described["security"] = []
     elif served.options.api_keys:
-        described["responses"]["401"] = {"description": "No key, or a wrong one; without a body."}
+        described["responses"]["401"] = WITHOUT_KEY
     return described
 
 

@@ -1,12 +1,17 @@
 """What answers have beside their content: headers, and the errors of each status."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from beicli.server.errors import speaks_openai
 from beicli.server.openapi.operation import JSON, JsonSchema, Operation
 from beicli.server.openapi.schemas import COUNT, STRING, error_schema
+from beicli.server.request_ids import REQUEST_ID
+from beicli.server.timings import SERVER_TIMING
 
 _MILLISECONDS = "in whole milliseconds"
+
+# Of every answer.
+EVERY_HEADER = (REQUEST_ID,)
 
 # Of every answer the model was asked for.
 INFERENCE_HEADERS = (
@@ -20,9 +25,11 @@ INFERENCE_HEADERS = (
     "x-inference-time",
     "x-bei-truncated-inputs",
     "x-bei-input-tokens",
+    SERVER_TIMING,
 )
 
 HEADERS: Mapping[str, tuple[str, JsonSchema]] = {
+    REQUEST_ID: ("The id the request came with, or a new one; the log has it too.", STRING),
     "x-compute-type": ("What computed it.", {"const": "cpu"}),
     "x-compute-time": (f"From the complete body to the answer, {_MILLISECONDS}.", COUNT),
     "x-compute-characters": ("Characters of the texts; token ids have none.", COUNT),
@@ -36,6 +43,7 @@ HEADERS: Mapping[str, tuple[str, JsonSchema]] = {
         "Tokens of each input before truncation, with commas; only for requests that ask for it.",
         STRING,
     ),
+    SERVER_TIMING: ("`tokenize`, `queue`, `inference` and `total`, in milliseconds.", STRING),
     "metadata": ("What a body of bytes holds, as JSON; only with `bytes`.", STRING),
 }
 # The headers that only some answers have.
@@ -63,6 +71,17 @@ _ERRORS: Mapping[int, str] = {
 }
 
 
+def _references(names: Sequence[str]) -> dict[str, JsonSchema]:
+    return {name: {"$ref": f"#/components/headers/{name}"} for name in names}
+
+
+# Where keys are wanted.
+WITHOUT_KEY: JsonSchema = {
+    "description": "No key, or a wrong one; without a body.",
+    "headers": _references(EVERY_HEADER),
+}
+
+
 def headers() -> dict[str, JsonSchema]:
     """Return the document's components of headers."""
     return {
@@ -73,11 +92,10 @@ def headers() -> dict[str, JsonSchema]:
 
 def responses(operation: Operation) -> dict[str, JsonSchema]:
     """Return what an operation may answer, by status."""
-    success: JsonSchema = {"description": operation.answer_description}
-    if operation.headers:
-        success["headers"] = {
-            name: {"$ref": f"#/components/headers/{name}"} for name in operation.headers
-        }
+    success: JsonSchema = {
+        "description": operation.answer_description,
+        "headers": _references((*EVERY_HEADER, *operation.headers)),
+    }
     if operation.content:
         success["content"] = {
             media_type: {"schema": schema, **_answers(operation, media_type)}
@@ -103,15 +121,14 @@ def error_responses() -> dict[str, JsonSchema]:
 def _error_response(status: int, description: str, *, is_openai: bool) -> JsonSchema:
     response: JsonSchema = {
         "description": description,
+        "headers": _references(EVERY_HEADER),
         "content": {JSON: {"schema": error_schema(status, is_openai=is_openai)}},
     }
     if status == 429:  # noqa: PLR2004 - its own name
-        response["headers"] = {
-            "retry-after": {
-                "description": "Seconds to wait.",
-                "required": True,
-                "schema": {"type": "integer"},
-            }
+        response["headers"]["retry-after"] = {
+            "description": "Seconds to wait.",
+            "required": True,
+            "schema": {"type": "integer"},
         }
     return response
 

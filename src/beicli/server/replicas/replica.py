@@ -21,6 +21,7 @@ from typing import Literal
 from beicli.artifact.directory import EngineArtifact
 from beicli.errors import BeiError
 from beicli.pipeline.pipeline import InferencePipeline
+from beicli.server.access_log import configure_logging
 from beicli.server.metrics import ServerMetrics
 from beicli.server.replicas.heartbeat import ends_if_stalled
 from beicli.server.replicas.pages import MetricsPages
@@ -69,6 +70,7 @@ def run_replica(
     """
     if share.cpus:
         os.sched_setaffinity(0, share.cpus)
+    configure_logging(share.options.log_format)
     allow_many_connections()
     try:
         asyncio.run(_serve(artifact, share, listener, control, shared))

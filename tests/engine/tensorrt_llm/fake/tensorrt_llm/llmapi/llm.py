@@ -5,6 +5,7 @@
 
 import json
 import os
+import subprocess
 import sys
 import time
 from dataclasses import dataclass
@@ -172,6 +173,8 @@ def _misbehave(how: str | None) -> None:
     if how == "abort":
         os.abort()
     if how == "hang":
+        # As the real one may start processes of its own.
+        subprocess.Popen(["/bin/sleep", "600"])
         time.sleep(600)
     if how == "error":
         raise RuntimeError("CUDA out of memory")

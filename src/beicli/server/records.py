@@ -1,0 +1,43 @@
+"""What is known of one request by the time it is answered, each part from where it is known.
+
+Counts and times alone: what a request says stays out of metrics and logs.
+"""
+
+import time
+from dataclasses import dataclass, field
+
+from starlette.types import Scope
+
+from beicli.pipeline.results import Usage
+
+# The client left before there was an answer.
+DROPPED = "dropped"
+_SCOPE_KEY = "bei.record"
+
+
+@dataclass(slots=True, eq=False)
+class RequestRecord:
+    """One request; filled on its way through the server, and read at its end.
+
+    num_inputs: None until the body has been understood. usage: None where no model was asked.
+    total_s: from the complete body to the encoded answer, None without one.
+    failure: why there is no answer, in the words of `code` where errors have one.
+    """
+
+    started_at: float = field(default_factory=time.perf_counter)
+    num_inputs: int | None = None
+    usage: Usage | None = None
+    total_s: float | None = None
+    failure: str | None = None
+
+
+def begin_record(scope: Scope) -> RequestRecord:
+    """Begin the record of a request."""
+    record = scope[_SCOPE_KEY] = RequestRecord()
+    return record
+
+
+def record_of(scope: Scope) -> RequestRecord:
+    """Return the record of a request; one that nobody reads where none was begun."""
+    record: RequestRecord | None = scope.get(_SCOPE_KEY)
+    return record or RequestRecord()
