@@ -248,6 +248,11 @@ def test_the_types_of_caches_that_are_not_there_change_nothing(
         ({"quantization_type": "fp4"}, {"sm": 89}, "sm89 does not multiply in fp4"),
         ({}, {"sm": 75, "precision": "bf16"}, "sm75 does not multiply in bf16"),
         ({}, {"sm": 90, "backend": "tensorrt-rtx"}, "tensorrt-rtx has no kernels for sm90"),
+        (
+            {},
+            {"sm": 89, "hardware_compatibility": "same_compute_capability"},
+            "no meaning for `--backend tensorrt-rtx`",
+        ),
         ({}, {"backend": "tensorrt"}, "no GPU is named, and there is none here"),
         ({"quantization_type": "smooth_quant"}, {"sm": 90}, "is not computed by GPUs here"),
         ({}, {"sm": 90, "backend": "openvino"}, "`--target` has no meaning for"),

@@ -87,6 +87,7 @@ class Gpu:
         num_profiles = len(artifact.manifest.gpu.profiles)
         self.behaviour = Behaviour(scratch_bytes=(4096,) * num_profiles)
         self.num_refusals = 0
+        self.says = ""
         self.loaded_plans: list[bytes] = []
         self._artifact = artifact
         self._trt = load_trt("tensorrt-rtx")
@@ -160,12 +161,16 @@ class _Runtime:
 
     engine_host_code_allowed = True
 
-    def __init__(self, gpu: Gpu, _logger: object) -> None:
+    def __init__(self, gpu: Gpu, logger: Any) -> None:
         self._gpu = gpu
+        self._logger = logger
 
     def deserialize_cuda_engine(self, plan: bytes) -> FakeCudaEngine | None:
         assert self.engine_host_code_allowed is False
-        return self._gpu.deserialize(plan)
+        engine = self._gpu.deserialize(plan)
+        if engine is None:
+            self._logger.log(self._logger.ERROR, self._gpu.says)
+        return engine
 
 
 @pytest.fixture
@@ -346,6 +351,19 @@ def test_a_plan_that_the_gpu_refuses_is_compiled_anew_once(
     server.stop()
     plans = copy.path / PLANS_DIRECTORY
     assert len(list(plans.glob("*.bad"))) == len(list(plans.glob("*.plan"))) == 1
+
+
+def test_a_sound_plan_for_which_there_is_no_room_is_kept(
+    gpu: Gpu, start: Callable[..., RunningServer], engines: tuple[EngineArtifact, EngineArtifact]
+) -> None:
+    gpu.num_refusals = 1
+    gpu.says = "Error Code 2: OutOfMemory (Requested size was 1 bytes.)"
+
+    with pytest.raises(PlanError, match="the GPU has no room for the plan") as raised:
+        start()
+
+    assert "--device-id" in (raised.value.hint or "")
+    assert not list((engines[0].path / PLANS_DIRECTORY).glob("*.bad"))
 
 
 def test_a_plan_that_is_refused_twice_is_an_error(

@@ -166,6 +166,12 @@ def _gpu_request(loaded: LoadedConfig, options: BuildOptions, flavor: Flavor) ->
                 hint="name one with `--target sm90`, or in `resources.accelerator`",
             ) from error
     check_flavor(flavor, sm)
+    if flavor == "tensorrt-rtx" and options.hardware_compatibility != "none":
+        raise UsageError(
+            "`--hw-compat` has no meaning for `--backend tensorrt-rtx`, whose plans are for every GPU "
+            "of a compute capability",
+            hint="leave it out",
+        )
     quantization = loaded.config.trt_llm.build.quantization_type
     method = _GPU_METHODS.get(quantization)
     if method is None and quantization is not QuantizationType.NO_QUANT:

@@ -115,10 +115,10 @@ class PlanStore:
             plan = self.get(identity)
             if plan is not None and plan != refused:
                 return plan
-            moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%f")
+            # One is kept: a supervisor that starts a server again and again must not fill the disk.
             with contextlib.suppress(FileNotFoundError):
                 path = self._plan_path(identity)
-                path.rename(path.with_suffix(f".{moment}.bad"))
+                path.replace(path.with_suffix(".bad"))
             self._record_path(identity).unlink(missing_ok=True)
             plan = compile_plan()
             self._put(identity, plan)

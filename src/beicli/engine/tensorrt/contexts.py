@@ -126,6 +126,11 @@ def failure(what: str, messages: Messages) -> EngineError:
     """
     reason = messages.take_errors()
     text = f"TensorRT does not take {what}: {reason}"
-    if any(part in reason.lower() for part in _OUT_OF_MEMORY):
+    if is_out_of_memory(reason):
         return DeviceOutOfMemoryError(text, hint="another process may hold the GPU's memory")
     return EngineError(text)
+
+
+def is_out_of_memory(reason: str) -> bool:
+    """Whether what TensorRT says is that CUDA had no memory for it."""
+    return any(part in reason.lower() for part in _OUT_OF_MEMORY)

@@ -12,7 +12,7 @@ from typing import Any
 from beicli.artifact.directory import EngineArtifact
 from beicli.artifact.manifest import Manifest
 from beicli.engine.options import EngineOptions
-from beicli.engine.tensorrt.contexts import LoadedPlan
+from beicli.engine.tensorrt.contexts import LoadedPlan, is_out_of_memory
 from beicli.engine.tensorrt.cuda import CudaDevice
 from beicli.engine.tensorrt.device import DeviceMemory
 from beicli.engine.tensorrt.engine import DEFAULT_NUM_SLOTS, RuntimeOptions, TensorRtEngine
@@ -98,6 +98,12 @@ def _load_plan(trt: ModuleType, plan: EnginePlan, *, may_compile: bool) -> Loade
     cuda_engine = runtime.deserialize_cuda_engine(content)
     if cuda_engine is None:
         reason = messages.take_errors()
+        if is_out_of_memory(reason):
+            # Nothing is wrong with the plan.
+            raise PlanError(
+                f"the GPU has no room for the plan: {reason}",
+                hint="stop what else uses the GPU, or take another one with `--device-id`",
+            )
         if not may_compile:
             raise PlanError(
                 f"the plan does not load: {reason}",
