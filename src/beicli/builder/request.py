@@ -155,21 +155,23 @@ def _named_sm(loaded: LoadedConfig, options: BuildOptions) -> int | None:
     return None if accelerator is None else accelerator_sm(accelerator.accelerator)
 
 
+def _sm_of_this_machine() -> int:
+    try:
+        return read_device(0).sm
+    except GpuUnavailableError as error:
+        raise UsageError(
+            "no GPU is named, and there is none here",
+            hint="name one with `--target sm90`, or in `resources.accelerator`",
+        ) from error
+
+
 def _gpu_request(loaded: LoadedConfig, options: BuildOptions, flavor: Flavor) -> GpuRequest:
-    sm = _named_sm(loaded, options)
-    if sm is None:
-        try:
-            sm = read_device(0).sm
-        except GpuUnavailableError as error:
-            raise UsageError(
-                "no GPU is named, and there is none here",
-                hint="name one with `--target sm90`, or in `resources.accelerator`",
-            ) from error
+    sm = _named_sm(loaded, options) or _sm_of_this_machine()
     check_flavor(flavor, sm)
     if flavor == "tensorrt-rtx" and options.hardware_compatibility != "none":
         raise UsageError(
-            "`--hw-compat` has no meaning for `--backend tensorrt-rtx`, whose plans are for every GPU "
-            "of a compute capability",
+            "`--hw-compat` has no meaning for `--backend tensorrt-rtx`: its plans are for every GPU of "
+            "a compute capability",
             hint="leave it out",
         )
     quantization = loaded.config.trt_llm.build.quantization_type
