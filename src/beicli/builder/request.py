@@ -170,8 +170,8 @@ def _gpu_request(loaded: LoadedConfig, options: BuildOptions, flavor: Flavor) ->
     check_flavor(flavor, sm)
     if flavor == "tensorrt-rtx" and options.hardware_compatibility != "none":
         raise UsageError(
-            "`--hw-compat` has no meaning for `--backend tensorrt-rtx`: its plans are for every GPU of "
-            "a compute capability",
+            "`--hw-compat` has no meaning for `--backend tensorrt-rtx`: its plans are for every "
+            "GPU of a compute capability",
             hint="leave it out",
         )
     quantization = loaded.config.trt_llm.build.quantization_type
