@@ -33,18 +33,7 @@ class Converter:
 
     def number(self, value: float) -> ir.Value:
         """Return a constant in float32."""
-        name = f"number/{value}"
-        made = self._graph.initializers.get(name)
-        if made is None:
-            tensor = ir.tensor(np.float32(value), name=name)
-            made = ir.Value(
-                name=name,
-                shape=ir.Shape([]),
-                type=ir.TensorType(ir.DataType.FLOAT),
-                const_value=tensor,
-            )
-            self._graph.register_initializer(made)
-        return made
+        return add_constant(self._graph, ir.tensor(np.float32(value), name=f"number/{value}"))
 
     def as_float_output(self, output: ir.Value) -> ir.Value:
         """Return a float32 output of the graph under the name that `output` has had."""
@@ -74,14 +63,7 @@ class Converter:
             shape=ir.Shape(stored.shape.numpy()),
             name=f"{value.name}/{dtype.name.lower()}",
         )
-        made = ir.Value(
-            name=tensor.name,
-            shape=value.shape,
-            type=ir.TensorType(dtype),
-            const_value=tensor,
-        )
-        self._graph.register_initializer(made)
-        return made
+        return add_constant(self._graph, tensor)
 
     def _cast(self, value: ir.Value, dtype: ir.DataType, user: ir.Node) -> ir.Value:
         cast = ir.node("Cast", [value], attributes={"to": dtype})
@@ -96,6 +78,22 @@ class Converter:
         else:
             self._graph.insert_after(producer, cast)
         return made
+
+
+def add_constant(graph: ir.Graph, tensor: ir.TensorProtocol) -> ir.Value:
+    """Return the constant of that tensor's name, stored in the graph now if it was not yet."""
+    assert tensor.name is not None, "a constant is found by its name"
+    known = graph.initializers.get(tensor.name)
+    if known is not None:
+        return known
+    value = ir.Value(
+        name=tensor.name,
+        shape=ir.Shape(tensor.shape.numpy()),
+        type=ir.TensorType(tensor.dtype),
+        const_value=tensor,
+    )
+    graph.register_initializer(value)
+    return value
 
 
 def _converted(stored: ir.TensorProtocol, dtype: ir.DataType) -> ir.TensorProtocol:

@@ -15,6 +15,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir.passes.common import RemoveUnusedNodesPass, RemoveUnusedOpsetsPass
 
+from beicli.builder.gpu_graph.constants import add_constant
 from beicli.builder.gpu_graph.number_formats import BLOCK_SIZE
 from beicli.builder.gpu_graph.quantize import DYNAMIC_QUANTIZE
 from beicli.builder.gpu_graph.rounding import FP8, HALF_FORMATS, Arithmetic
@@ -136,8 +137,7 @@ def _fold(graph: ir.Graph, node: ir.Node) -> None:
         name=name,
     )
     output.name = f"{name}/unfolded"
-    made = ir.Value(name=name, shape=tensor.shape, type=ir.TensorType(dtype), const_value=tensor)
-    graph.register_initializer(made)
+    made = add_constant(graph, tensor)
     ir.convenience.replace_all_uses_with(output, made, replace_graph_outputs=True)
     graph.remove(node, safe=True)
 

@@ -9,6 +9,8 @@ times NaN is NaN. So such a query sees everything: nothing that counts looks at 
 import numpy as np
 import onnx_ir as ir
 
+from beicli.builder.gpu_graph.constants import add_constant
+
 _MASK = 3
 
 
@@ -96,16 +98,5 @@ def _guard(graph: ir.Graph, user: ir.Node, mask: ir.Value) -> ir.Value:
 
 
 def _last_axis(graph: ir.Graph) -> ir.Value:
-    name = "guard/last_axis"
-    known = graph.initializers.get(name)
-    if known is not None:
-        return known
     axis = np.array([-1], dtype=np.int64)
-    value = ir.Value(
-        name=name,
-        shape=ir.Shape(axis.shape),
-        type=ir.TensorType(ir.DataType.INT64),
-        const_value=ir.tensor(axis, name=name),
-    )
-    graph.register_initializer(value)
-    return value
+    return add_constant(graph, ir.tensor(axis, name="guard/last_axis"))

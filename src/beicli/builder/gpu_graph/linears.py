@@ -3,9 +3,13 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import onnx_ir as ir
 
-_RANK_OF_TOKENS = 3
+from beicli.builder.gpu_graph.number_formats import Float32
+
+# Of a matrix of tokens: batch, length and features.
+RANK_OF_TOKENS = 3
 _MATRIX_RANK = 2
 # What passes numbers on, or changes them one by one: the walk from a product to attention and back
 # goes through these.
@@ -77,7 +81,7 @@ def _is_product(graph: ir.Graph, node: ir.Node) -> bool:
     if activation is None or weight is None or weight.name not in graph.initializers:
         return False
     is_matrix = weight.shape is not None and len(weight.shape) == _MATRIX_RANK
-    is_of_tokens = activation.shape is None or len(activation.shape) >= _RANK_OF_TOKENS
+    is_of_tokens = activation.shape is None or len(activation.shape) >= RANK_OF_TOKENS
     return is_matrix and is_of_tokens
 
 
@@ -150,3 +154,11 @@ def _reaches(value: ir.Value, outputs: set[ir.Value]) -> bool:
         and not (_is_residual_add(users[0]))
         and _reaches(users[0].outputs[0], outputs)
     )
+
+
+def weight_of(model: ir.Model, linear: Linear) -> Float32:
+    """Return the numbers of a product's weight, [in_features, out_features]."""
+    stored = model.graph.initializers[linear.weight].const_value
+    assert stored is not None, "a weight is a constant"
+    values: Float32 = stored.numpy().astype(np.float32, copy=False)
+    return values

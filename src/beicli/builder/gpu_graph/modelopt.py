@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import numpy as np
 import onnx_ir as ir
 
-from beicli.builder.gpu_graph.linears import Linear, find_linears
+from beicli.builder.gpu_graph.linears import Linear, find_linears, weight_of
 from beicli.builder.gpu_graph.number_formats import (
     BLOCK_SIZE,
     FP4_MAX,
@@ -41,7 +41,7 @@ def checkpoint_linears(
     for linear in find_linears(model):
         stored = quantization.find(_module_of(nodes[linear.name]))
         if stored is not None and stored.input_scale is not None:
-            weight = _weight(model, linear)
+            weight = weight_of(model, linear)
             found[linear.name] = (
                 _in_fp8(linear, weight, stored)
                 if stored.block_scales is None
@@ -84,13 +84,6 @@ def _in_fp4(linear: Linear, weight: Float32, stored: modelopt.QuantizedLinear) -
         amax=stored.input_scale * FP8_MAX * FP4_MAX,
         weight=Fp4Weight(codes=codes, block_scale=block_scale, global_scale=stored.weight_scale),
     )
-
-
-def _weight(model: ir.Model, linear: Linear) -> Float32:
-    stored = model.graph.initializers[linear.weight].const_value
-    assert stored is not None, "a weight is a constant"
-    values: Float32 = stored.numpy().astype(np.float32)
-    return values
 
 
 def quantized_fraction(linears: Mapping[str, QuantizedLinear], model: ir.Model) -> float:

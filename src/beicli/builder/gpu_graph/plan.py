@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 import onnx_ir as ir
 
-from beicli.builder.gpu_graph.linears import Linear, find_linears
+from beicli.builder.gpu_graph.linears import Linear, find_linears, weight_of
 from beicli.builder.gpu_graph.number_formats import (
     BLOCK_SIZE,
     Float32,
@@ -121,7 +121,7 @@ def calibrate(
         ProductErrors(
             name=linear.name,
             num_weights=linear.num_weights,
-            errors={level: trials[linear.activation].error(_weight(model, linear))},
+            errors={level: trials[linear.activation].error(weight_of(model, linear))},
         )
         for linear in eligible
     )
@@ -157,10 +157,3 @@ class Trial:
 def _is_eligible(linear: Linear, method: GpuMethod) -> bool:
     is_aligned = not (linear.in_features % _ALIGNMENT or linear.out_features % _ALIGNMENT)
     return is_aligned and (linear.is_mlp or method not in _MLP_ONLY)
-
-
-def _weight(model: ir.Model, linear: Linear) -> Float32:
-    stored = model.graph.initializers[linear.weight].const_value
-    assert stored is not None, "a weight is a constant"
-    values: Float32 = stored.numpy().astype("float32", copy=False)
-    return values

@@ -3,11 +3,9 @@
 import functools
 import logging
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 from onnx_ir.passes.common import (
     CommonSubexpressionEliminationPass,
     LiftConstantsToInitializersPass,
@@ -15,6 +13,7 @@ from onnx_ir.passes.common import (
     ShapeInferencePass,
 )
 
+from beicli.builder.gpu_graph.constants import add_constant
 from beicli.builder.gpu_graph.guards import drop_guards, guard_masks
 from beicli.modeling.quiet import quiet
 
@@ -68,28 +67,10 @@ def _transpose_weights(graph: ir.Graph) -> None:
             shape=ir.Shape([shape[axis] for axis in axes]),
             name=f"{weight.name}/transposed",
         )
-        made = ir.Value(
-            name=tensor.name,
-            shape=tensor.shape,
-            type=ir.TensorType(stored.dtype),
-            const_value=tensor,
-        )
-        graph.register_initializer(made)
-        ir.convenience.replace_all_uses_with(node.outputs[0], made)
+        ir.convenience.replace_all_uses_with(node.outputs[0], add_constant(graph, tensor))
         graph.remove(node, safe=True)
         assert weight.name is not None, "every value of a graph has a name"
         del graph.initializers[weight.name]
-
-
-def _constant(graph: ir.Graph, name: str, values: NDArray[Any]) -> ir.Value:
-    value = ir.Value(
-        name=name,
-        shape=ir.Shape(values.shape),
-        type=ir.TensorType(ir.DataType.from_numpy(values.dtype)),
-        const_value=ir.tensor(values, name=name),
-    )
-    graph.register_initializer(value)
-    return value
 
 
 def _transposed(stored: ir.TensorProtocol, axes: Sequence[int]) -> ir.TensorProtocol:
@@ -121,7 +102,7 @@ def _give_caches_a_batch(graph: ir.Graph) -> None:
 def _batch_shape(graph: ir.Graph, user: ir.Node) -> ir.Value:
     """Return [batch, 1, 1], as a value that `user` and what follows may take."""
     batch = ir.node("Shape", [graph.inputs[0]], attributes={"start": 0, "end": 1})
-    ones = _constant(graph, "rotary/ones", np.ones(2, dtype=np.int64))
+    ones = add_constant(graph, ir.tensor(np.ones(2, dtype=np.int64), name="rotary/ones"))
     shape = ir.node("Concat", [batch.outputs[0], ones], attributes={"axis": 0})
     for node, name in ((batch, "rotary/batch"), (shape, "rotary/shape")):
         node.outputs[0].name = name

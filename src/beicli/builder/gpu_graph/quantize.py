@@ -12,7 +12,8 @@ import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
-from beicli.builder.gpu_graph.linears import Linear
+from beicli.builder.gpu_graph.constants import add_constant
+from beicli.builder.gpu_graph.linears import RANK_OF_TOKENS, Linear
 from beicli.builder.gpu_graph.number_formats import (
     BLOCK_SIZE,
     Float32,
@@ -25,8 +26,6 @@ from beicli.builder.gpu_graph.number_formats import (
 )
 
 LowPrecision = Literal["fp8", "fp4"]
-# Batch, length and features.
-_RANK_OF_TOKENS = 3
 # TensorRT's own operators; no runtime for CPUs has them.
 TENSORRT_DOMAIN = "trt"
 DYNAMIC_QUANTIZE = "TRT_FP4DynamicQuantize"
@@ -131,8 +130,9 @@ class _Inserter:
         return codes, scales
 
     def constant(self, name: str, values: object) -> ir.Value:
-        tensor = ir.tensor(np.asarray(values), name=f"{self._prefix}/{name}")
-        return self._register(tensor)
+        return add_constant(
+            self._graph, ir.tensor(np.asarray(values), name=f"{self._prefix}/{name}")
+        )
 
     def _insert(
         self, node: ir.Node, names: Sequence[str], dtypes: Sequence[ir.DataType]
@@ -143,19 +143,6 @@ class _Inserter:
             output.dtype = dtype
         self._graph.insert_before(self._before, node)
         return node.outputs
-
-    def _register(self, tensor: ir.TensorProtocol) -> ir.Value:
-        assert tensor.name is not None, "it was given one"
-        value = self._graph.initializers.get(tensor.name)
-        if value is None:
-            value = ir.Value(
-                name=tensor.name,
-                shape=ir.Shape(tensor.shape.numpy()),
-                type=ir.TensorType(tensor.dtype),
-                const_value=tensor,
-            )
-            self._graph.register_initializer(value)
-        return value
 
 
 def _through_fp8(insert: _Inserter, value: ir.Value, found: QuantizedLinear) -> ir.Value:
@@ -172,7 +159,7 @@ def _through_fp4(insert: _Inserter, value: ir.Value, found: QuantizedLinear) -> 
     half = _type_of(value)
     scale = insert.constant("scale", np.float32(fp4_global_scale(found.amax)))
     # It says how many features there are, which the parser does not always find out by itself.
-    num_others = _RANK_OF_TOKENS - 1 if value.shape is None else len(value.shape) - 1
+    num_others = RANK_OF_TOKENS - 1 if value.shape is None else len(value.shape) - 1
     sizes = [0] * num_others + [found.linear.in_features]
     shape = insert.constant("shape", np.array(sizes, dtype=np.int64))
     value = insert.node("sized", "Reshape", [value, shape], half)

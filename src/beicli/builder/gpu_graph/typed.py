@@ -15,6 +15,7 @@ from typing import Literal
 import onnx_ir as ir
 
 from beicli.builder.gpu_graph.constants import Converter
+from beicli.builder.gpu_graph.linears import RANK_OF_TOKENS
 
 HalfType = Literal["f16", "bf16"]
 
@@ -47,8 +48,6 @@ _IN_FLOAT = {
 # The place of what `Attention` adds to scores, if that is a number.
 _MASK = 3
 _MASK_LIMIT = 32768.0
-# A product of a matrix of tokens has at least three dimensions: batch, length, features.
-_RANK_OF_TOKENS = 3
 _FLOATS = {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16}
 
 
@@ -108,7 +107,7 @@ class _Typer:
         if not floats or node.op_type == "Cast":
             return None
         if node.op_type in _PRODUCTS:
-            is_pooled = ranks.get(floats[0], _RANK_OF_TOKENS) < _RANK_OF_TOKENS
+            is_pooled = ranks.get(floats[0], RANK_OF_TOKENS) < RANK_OF_TOKENS
             return ir.DataType.FLOAT if is_pooled else self._half
         if node.op_type in _IN_FLOAT:
             return ir.DataType.FLOAT
