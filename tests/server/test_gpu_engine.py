@@ -78,6 +78,16 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> tuple[EngineArtifact, E
     return gpu.artifact, cpu.artifact
 
 
+@pytest.fixture
+def copy(engines: tuple[EngineArtifact, EngineArtifact], tmp_path: Path) -> EngineArtifact:
+    """A copy of the engine for the L4, whose directory a test may change."""
+    # Servers of other tests may have kept kernels with the engine.
+    directory = shutil.copytree(
+        engines[0].path, tmp_path / "engine", ignore=shutil.ignore_patterns("*.kernels")
+    )
+    return EngineArtifact(directory, engines[0].manifest)
+
+
 class Gpu:
     """A machine with a GPU: its driver, and TensorRT with a runtime that works."""
 
@@ -269,17 +279,8 @@ def test_a_server_answers_as_the_checkpoint_does(
 
 
 def test_kernels_that_were_finished_are_kept_for_the_next_start(
-    engines: tuple[EngineArtifact, EngineArtifact],
-    gpu: Gpu,
-    start: Callable[..., RunningServer],
-    tmp_path: Path,
+    copy: EngineArtifact, gpu: Gpu, start: Callable[..., RunningServer]
 ) -> None:
-    # Servers of other tests may have kept some with the engine.
-    directory = shutil.copytree(
-        engines[0].path, tmp_path / "engine", ignore=shutil.ignore_patterns("*.kernels")
-    )
-    copy = EngineArtifact(directory, engines[0].manifest)
-
     start(copy).stop()
     start(copy).stop()
 
@@ -335,14 +336,8 @@ def test_a_batch_for_which_memory_runs_out_is_answered_in_parts(
 
 
 def test_a_plan_that_the_gpu_refuses_is_compiled_anew_once(
-    engines: tuple[EngineArtifact, EngineArtifact],
-    gpu: Gpu,
-    start: Callable[..., RunningServer],
-    tmp_path: Path,
+    copy: EngineArtifact, gpu: Gpu, start: Callable[..., RunningServer]
 ) -> None:
-    copy = EngineArtifact(
-        shutil.copytree(engines[0].path, tmp_path / "engine"), engines[0].manifest
-    )
     gpu.num_refusals = 1
 
     server = start(copy)
@@ -367,14 +362,8 @@ def test_a_sound_plan_for_which_there_is_no_room_is_kept(
 
 
 def test_a_plan_that_is_refused_twice_is_an_error(
-    engines: tuple[EngineArtifact, EngineArtifact],
-    gpu: Gpu,
-    start: Callable[..., RunningServer],
-    tmp_path: Path,
+    copy: EngineArtifact, gpu: Gpu, start: Callable[..., RunningServer]
 ) -> None:
-    copy = EngineArtifact(
-        shutil.copytree(engines[0].path, tmp_path / "engine"), engines[0].manifest
-    )
     gpu.num_refusals = 2
 
     with pytest.raises(PlanError, match="compiled just now does not load") as raised:

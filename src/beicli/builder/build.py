@@ -127,17 +127,12 @@ def _build_for_gpu(
     calibration: CalibrationSet | None,
 ) -> tuple[Manifest, AccuracyReport]:
     assert request.gpu is not None, "it is for a GPU"
-
-    def describe(computed: Computed, precision: Precision) -> Manifest:
-        of_precision = replace(network, precision=precision)
-        return describe_engine(request.loaded, of_precision, source=source, computed=computed)
-
     stage = GpuStage(
         request=request.gpu,
         network=network,
         staging=staging,
         calibration=calibration,
-        describe=describe,
+        describe=partial(_describe, request, network, source),
         make_gate=partial(_make_gate, request, network, staging),
         step=request.step,
         warn=request.progress.warn,
@@ -152,19 +147,28 @@ def _build_for_llm(
     staging: Path,
     _calibration: CalibrationSet | None,
 ) -> tuple[Manifest, AccuracyReport]:
-    def describe(computed: Computed, precision: Precision) -> Manifest:
-        of_precision = replace(network, precision=precision)
-        return describe_engine(request.loaded, of_precision, source=source, computed=computed)
-
     return LlmBuild(
-        loaded=request.loaded,
+        quantization_type=request.loaded.config.trt_llm.build.quantization_type,
+        choose_calibration=partial(_calibration_set, request, network),
         network=network,
         staging=staging,
-        describe=describe,
+        describe=partial(_describe, request, network, source),
         make_gate=partial(_make_gate, request, network, staging),
         step=request.step,
         warn=request.progress.warn,
     ).run()
+
+
+def _describe(
+    request: BuildRequest,
+    network: Network,
+    source: Source,
+    computed: Computed,
+    precision: Precision,
+) -> Manifest:
+    """Return the manifest of what was computed, in a precision that was found meanwhile."""
+    of_precision = replace(network, precision=precision)
+    return describe_engine(request.loaded, of_precision, source=source, computed=computed)
 
 
 _Builder = Callable[
@@ -258,6 +262,10 @@ def _choose_calibration(request: BuildRequest, network: Network) -> CalibrationS
     is_gpu_quantized = request.gpu is not None and request.gpu.method is not None
     if request.method is None and not is_gpu_quantized:
         return None
+    return _calibration_set(request, network)
+
+
+def _calibration_set(request: BuildRequest, network: Network) -> CalibrationSet:
     calibration = choose_calibration(
         request.loaded.config.trt_llm.build.quantization_config,
         network.spec,

@@ -1,6 +1,7 @@
 """The gate of a build: the staged engine, as it will serve, against the float32 reference."""
 
 import itertools
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,8 @@ from beicli.modeling.tasks import TaskModule
 
 _ONNX_REFERENCE = "ONNX Runtime, float32, one sample at a time"
 
+# Beside the engine while it is built.
+EMULATION = "emulation"
 # The share of the samples that may be left out.
 _MAX_LEFT_OUT = 0.05
 
@@ -58,15 +61,7 @@ class AccuracyGate:
     def compare(self) -> AccuracyReport:
         """Compute the samples with the engine as it is sealed now, and compare."""
         artifact = EngineArtifact.open(self._staging)
-        candidate = self._compute(artifact, self._samples)
-        report = compare(
-            self._reference,
-            candidate,
-            self._samples,
-            spec=self._spec,
-            precision=artifact.manifest.precision,
-        )
-        return self._described(report)
+        return self._compare(artifact, artifact.manifest.precision)
 
     def leave_out(self, emulation: EngineArtifact, precision: Precision) -> tuple[str, ...]:
         """Judge no more by samples that not even an engine in 16 bit computes close enough.
@@ -98,11 +93,7 @@ class AccuracyGate:
 
     def compare_emulation(self, emulation: EngineArtifact, precision: Precision) -> AccuracyReport:
         """Do the same with what emulates, on a CPU, an engine in `precision`."""
-        candidate = self._compute(emulation, self._samples)
-        report = compare(
-            self._reference, candidate, self._samples, spec=self._spec, precision=precision
-        )
-        return self._described(replace(report, computed_by=COMPUTED_BY_EMULATION))
+        return replace(self._compare(emulation, precision), computed_by=COMPUTED_BY_EMULATION)
 
     def pass_with(self, report: AccuracyReport) -> None:
         """Write `report.json` and `golden.npz`; raises AccuracyError if the report fails."""
@@ -112,8 +103,24 @@ class AccuracyGate:
         outputs = [self._reference[self._samples.index(sample)] for sample in golden]
         write_golden(self._staging / GOLDEN_NAME, golden, outputs)
 
-    def _described(self, report: AccuracyReport) -> AccuracyReport:
+    def _compare(self, artifact: EngineArtifact, precision: Precision) -> AccuracyReport:
+        candidate = self._compute(artifact, self._samples)
+        report = compare(
+            self._reference, candidate, self._samples, spec=self._spec, precision=precision
+        )
         return replace(report, reference=_ONNX_REFERENCE) if self._is_onnx else report
+
+
+def start_emulation(staging: Path) -> Path:
+    """Return a directory for what emulates the staged engine, anew and with its tokenizer.
+
+    It is no part of the engine: whoever starts it removes it.
+    """
+    directory = staging / EMULATION
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir()
+    (directory / "tokenizer").symlink_to(Path("..") / "tokenizer")
+    return directory
 
 
 def require_accuracy(report: AccuracyReport, *, backend: Backend, is_onnx: bool = False) -> None:

@@ -3,11 +3,8 @@
 from dataclasses import replace
 from pathlib import Path
 
-import onnx_ir
-
 from beicli.artifact.manifest import (
     Manifest,
-    Precision,
     Quantization,
     ResidualPrecision,
     TensorInfo,
@@ -18,7 +15,7 @@ from beicli.builder.gpu_graph.linears import find_linears
 from beicli.builder.gpu_graph.modelopt import checkpoint_linears, quantized_fraction
 from beicli.builder.gpu_graph.number_formats import BLOCK_SIZE
 from beicli.builder.gpu_graph.plan import METHOD_PRECISIONS, CalibratedGraph, calibrate
-from beicli.builder.gpu_graph.prepare import prepare
+from beicli.builder.gpu_graph.prepare import load_prepared
 from beicli.builder.gpu_layout import layout_samples
 from beicli.builder.gpu_stage import GpuStage
 from beicli.builder.quantization.calibration import encode_samples
@@ -26,7 +23,7 @@ from beicli.builder.quantization.graph import Level
 from beicli.builder.quantization.plan import MIN_QUANTIZED_FRACTION, Plan, search
 from beicli.builder.quantized import describe_plan, require_plan
 from beicli.errors import BuildError
-from beicli.model.modelopt import read_modelopt_config
+from beicli.model.modelopt import ALGORITHM_PRECISIONS, read_modelopt_config
 from beicli.modeling.modelopt import read_quantization
 
 
@@ -36,7 +33,7 @@ def write_quantized(stage: GpuStage, exported: Path) -> tuple[Manifest, Accuracy
     assert method is not None, "products are to be quantised"
     assert calibration is not None, "what is quantised is calibrated"
     residual = stage.precisions[0]
-    outputs = stage.write_graph(exported, residual)
+    outputs = stage.write_graph(load_prepared(exported), residual)
     with stage.step("Calibrated") as say:
         samples = encode_samples(
             calibration,
@@ -76,19 +73,19 @@ def write_as_quantized(stage: GpuStage, exported: Path) -> tuple[Manifest, Accur
     if config.note is not None:
         stage.warn(config.note)
     residual = stage.precisions[0]
-    precision: Precision = "fp8" if stored.algorithm == "FP8" else "fp4"
+    precision = ALGORITHM_PRECISIONS[stored.algorithm]
     with stage.step("Quantized") as say:
-        model = onnx_ir.load(exported)
-        prepare(model)
-        linears = checkpoint_linears(model, stored)
-        kept = tuple(each.name for each in find_linears(model) if each.name not in linears)
-        fraction = quantized_fraction(linears, model)
+        model = load_prepared(exported)
+        products = find_linears(model)
+        linears = checkpoint_linears(model, products, stored)
+        kept = tuple(each.name for each in products if each.name not in linears)
+        fraction = quantized_fraction(linears, products)
         if not linears:
             raise BuildError(
                 "none of the products that the checkpoint has quantised is one of the network's",
                 hint="build from the 16 or 32 bit checkpoint it was made from",
             )
-        outputs = stage.write_graph(exported, residual, linears)
+        outputs = stage.write_graph(model, residual, linears)
         say(f"TensorRT, {precision}, {len(linears):,} products as the checkpoint has them")
     quantization = Quantization(
         method="modelopt",
@@ -149,7 +146,7 @@ class _Trial:
         """Write the engine of a plan and return its manifest."""
         stage, method = self._stage, self._graph.method
         linears = self._graph.quantized(plan)
-        outputs = stage.write_graph(self._exported, self._residual, linears)
+        outputs = stage.write_graph(load_prepared(self._exported), self._residual, linears)
         manifest = stage.manifest_of(METHOD_PRECISIONS[method], outputs)
         assert stage.calibration is not None, "what is quantised is calibrated"
         quantization = Quantization(

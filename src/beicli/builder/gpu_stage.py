@@ -11,10 +11,9 @@ from beicli.artifact.directory import EngineArtifact
 from beicli.artifact.gpu import TENSORRT_GRAPH, Flavor, GpuTarget, HardwareCompatibility, Layout
 from beicli.artifact.manifest import Manifest, Precision, ResidualPrecision, TensorInfo
 from beicli.builder.backend import Network, Step
-from beicli.builder.gate import AccuracyGate
+from beicli.builder.gate import EMULATION, AccuracyGate, start_emulation
 from beicli.builder.gpu_graph.emulate import emulate
 from beicli.builder.gpu_graph.plan import GpuMethod
-from beicli.builder.gpu_graph.prepare import prepare
 from beicli.builder.gpu_graph.quantize import QuantizedLinear, quantize
 from beicli.builder.gpu_graph.typed import to_half
 from beicli.builder.gpu_layout import layout_inputs, layout_outputs
@@ -28,7 +27,6 @@ from beicli.tensorrt.profiles import choose_profiles
 from beicli.tensorrt.targets import check_precision
 
 TOOLCHAIN = ("torch", "transformers", "onnx", "onnxscript", "openvino", "tokenizers", "numpy")
-_EMULATION = "emulation"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,22 +82,20 @@ class GpuStage:
 
     def write_graph(
         self,
-        exported: Path,
+        model: onnx_ir.Model,
         precision: ResidualPrecision,
         linears: Mapping[str, QuantizedLinear] | None = None,
     ) -> tuple[TensorInfo, ...]:
-        """Write the graph, and what emulates it; return what it gives out."""
-        model = onnx_ir.load(exported)
-        prepare(model)
+        """Write the graph, and what emulates it; return what it gives out.
+
+        model: prepared, in float32; it is used up.
+        """
         if precision != "f32":
             to_half(model, precision)
         if linears is not None:
             quantize(model, linears)
         save_graph(model, self.staging / TENSORRT_GRAPH)
-        directory = self.staging / _EMULATION
-        shutil.rmtree(directory, ignore_errors=True)
-        directory.mkdir()
-        (directory / "tokenizer").symlink_to(Path("..") / "tokenizer")
+        directory = start_emulation(self.staging)
         graph = directory / "model.onnx"
         save_graph(emulate(onnx_ir.load(self.staging / TENSORRT_GRAPH)), graph)
         outputs = convert(graph, directory, hint=failure_hint(self.network.module))
@@ -108,7 +104,7 @@ class GpuStage:
     def emulation(self, manifest: Manifest) -> EngineArtifact:
         """Return the engine of OpenVINO that computes what the graph on a GPU would."""
         return EngineArtifact(
-            path=self.staging / _EMULATION,
+            path=self.staging / EMULATION,
             manifest=replace(
                 manifest, backend="openvino", precision="f32", quantization=None, gpu=None
             ),
@@ -138,7 +134,7 @@ class GpuStage:
 
     def tidy_up(self) -> None:
         """Remove what is no part of an engine."""
-        shutil.rmtree(self.staging / _EMULATION)
+        shutil.rmtree(self.staging / EMULATION)
 
 
 def save_graph(model: onnx_ir.Model, path: Path) -> None:

@@ -12,7 +12,7 @@ from beicli.artifact.manifest import Backend, Precision
 from beicli.builder import openvino, tensorrt_llm, torch
 from beicli.builder.backend import EngineBackend
 from beicli.builder.gate import Compute
-from beicli.builder.gpu_graph.plan import GpuMethod
+from beicli.builder.gpu_graph.plan import GPU_METHODS, METHOD_PRECISIONS
 from beicli.builder.gpu_stage import GpuRequest
 from beicli.builder.quantization.plan import Method
 from beicli.builder.tuned import Tune
@@ -36,15 +36,6 @@ BACKENDS: Mapping[Backend, EngineBackend] = {
 _METHODS: Mapping[QuantizationType, Method] = {
     QuantizationType.WEIGHTS_INT8: "weights_int8",
     QuantizationType.SMOOTH_QUANT: "smooth_quant",
-}
-# Nothing here has a cache of keys and values, so what is said of its type changes nothing.
-_GPU_METHODS: Mapping[QuantizationType, GpuMethod] = {
-    QuantizationType.FP8: "fp8",
-    QuantizationType.FP8_KV: "fp8",
-    QuantizationType.FP8_MLP_ONLY: "fp8_mlp_only",
-    QuantizationType.FP4: "fp4",
-    QuantizationType.FP4_KV: "fp4",
-    QuantizationType.FP4_MLP_ONLY: "fp4_mlp_only",
 }
 
 
@@ -175,14 +166,14 @@ def _gpu_request(loaded: LoadedConfig, options: BuildOptions, flavor: Flavor) ->
             hint="leave it out",
         )
     quantization = loaded.config.trt_llm.build.quantization_type
-    method = _GPU_METHODS.get(quantization)
+    method = GPU_METHODS.get(quantization)
     if method is None and quantization is not QuantizationType.NO_QUANT:
         raise UsageError(
             f"`quantization_type: {quantization}` is not computed by GPUs here",
             hint="write `no_quant`, or `fp8` or `fp4` where the GPU has it",
         )
     if method is not None:
-        check_precision("fp8" if method.startswith("fp8") else "fp4", sm)
+        check_precision(METHOD_PRECISIONS[method], sm)
     precision = options.precision
     if precision not in {None, "f32", "bf16", "f16"}:
         raise AssertionError("8 and 4 bit are asked for by the configuration")

@@ -12,14 +12,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 from beicli.artifact.directory import EngineArtifact, seal_artifact
-from beicli.artifact.manifest import Manifest, Precision, ResidualPrecision
+from beicli.artifact.manifest import Manifest, ResidualPrecision
 from beicli.artifact.report import AccuracyReport
 from beicli.builder.gate import AccuracyGate
+from beicli.builder.gpu_graph.prepare import load_prepared
 from beicli.builder.gpu_layout import export_graph
 from beicli.builder.gpu_quantized import write_as_quantized, write_quantized
 from beicli.builder.gpu_stage import GpuStage
 from beicli.errors import GpuUnavailableError, ToolMissingError, UsageError
-from beicli.model.modelopt import read_modelopt_config
+from beicli.model.modelopt import ALGORITHM_PRECISIONS, read_modelopt_config
 from beicli.tensorrt.api import load_trt
 from beicli.tensorrt.driver import CudaDevice, read_device
 from beicli.tensorrt.engine_plan import EnginePlan
@@ -52,7 +53,7 @@ def _choose_writer(stage: GpuStage) -> Writer:
     method = stage.request.method
     if stored is None:
         return _write_typed if method is None else write_quantized
-    precision: Precision = "fp8" if stored.algorithm == "FP8" else "fp4"
+    precision = ALGORITHM_PRECISIONS[stored.algorithm]
     check_precision(precision, stage.request.sm)
     if method not in {None, precision}:
         raise UsageError(
@@ -87,7 +88,9 @@ def _try_typed(
     gate: AccuracyGate | None = None,
 ) -> tuple[Manifest, AccuracyGate, AccuracyReport]:
     with stage.step("Typed") as say:
-        manifest = stage.manifest_of(precision, stage.write_graph(exported, precision))
+        manifest = stage.manifest_of(
+            precision, stage.write_graph(load_prepared(exported), precision)
+        )
         say(precision if precision == "f32" else f"{precision}; sums and heads in f32")
     with stage.step("Checked") as say:
         # What it computes the reference for stays the same.
@@ -101,8 +104,9 @@ def _compile(stage: GpuStage, manifest: Manifest) -> str:
     """Compile a plan if that can be done here; return in words what became of it."""
     request = stage.request
     deferred = f"the plan is compiled at first serve on sm{request.sm}"
-    device = None if compiles_without_gpu(request.flavor, request.sm) else _device(request.sm)
-    if device is None and not compiles_without_gpu(request.flavor, request.sm):
+    needs_gpu = not compiles_without_gpu(request.flavor, request.sm)
+    device = _device(request.sm) if needs_gpu else None
+    if needs_gpu and device is None:
         return f"{deferred}: there is no such GPU here"
     gpu_name = None if device is None else device.name
     artifact = EngineArtifact(stage.staging, manifest)

@@ -6,9 +6,10 @@ that is checked with a probe whenever the engine is loaded.
 """
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 import torch
 
@@ -24,7 +25,14 @@ from beicli.artifact.manifest import (
 from beicli.artifact.report import AccuracyReport
 from beicli.artifact.tensorrt_llm import LLM_CHECKPOINT
 from beicli.builder.backend import Network, Step
-from beicli.builder.gate import AccuracyGate
+from beicli.builder.gate import AccuracyGate, start_emulation
+from beicli.builder.gpu_graph.plan import (
+    GPU_METHODS,
+    METHOD_PRECISIONS,
+    MLP_ONLY,
+    GpuMethod,
+)
+from beicli.builder.gpu_graph.quantize import LowPrecision
 from beicli.builder.llm_files import (
     CLASSIFIER,
     EMBEDDER,
@@ -36,14 +44,14 @@ from beicli.builder.llm_files import (
 )
 from beicli.builder.quantization.calibration import (
     CalibrationSet,
-    choose_calibration,
     encode_samples,
 )
 from beicli.builder.record import Computed
-from beicli.config.load import LoadedConfig
 from beicli.config.schema import QuantizationType
 from beicli.errors import UsageError
 from beicli.model.modelopt import (
+    ALGORITHM_PRECISIONS,
+    GROUP_SIZE,
     ModelOptAlgorithm,
     read_modelopt_config,
 )
@@ -57,8 +65,10 @@ from beicli.modeling.tasks import graph_inputs
 
 TOOLCHAIN: tuple[str, ...] = ("torch", "transformers", "safetensors", "tokenizers", "numpy")
 
-_EMULATION = "emulation"
-_GROUP_SIZE = 16
+# What the Model Optimizer calls a precision.
+_ALGORITHMS: Mapping[LowPrecision, ModelOptAlgorithm] = {
+    precision: algorithm for algorithm, precision in ALGORITHM_PRECISIONS.items()
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,17 +77,9 @@ class _Method:
     algorithm: ModelOptAlgorithm
     is_mlp_only: bool
 
-
-# Nothing here has a cache of keys and values, so what is said of its type changes nothing.
-_METHODS = {
-    QuantizationType.FP8: _Method("fp8", "FP8", is_mlp_only=False),
-    QuantizationType.FP8_KV: _Method("fp8", "FP8", is_mlp_only=False),
-    QuantizationType.FP8_MLP_ONLY: _Method("fp8_mlp_only", "FP8", is_mlp_only=True),
-    QuantizationType.FP4: _Method("fp4", "NVFP4", is_mlp_only=False),
-    QuantizationType.FP4_KV: _Method("fp4", "NVFP4", is_mlp_only=False),
-    QuantizationType.FP4_MLP_ONLY: _Method("fp4_mlp_only", "NVFP4", is_mlp_only=True),
-}
-_PRECISIONS: dict[ModelOptAlgorithm, Precision] = {"FP8": "fp8", "NVFP4": "fp4"}
+    @classmethod
+    def of(cls, method: GpuMethod) -> Self:
+        return cls(method, _ALGORITHMS[METHOD_PRECISIONS[method]], method in MLP_ONLY)
 
 
 def choose_precision(asked: Precision | None) -> Precision:
@@ -111,7 +113,8 @@ class LlmBuild:
     describe: makes the manifest of what was computed, in a precision. make_gate: of a manifest.
     """
 
-    loaded: LoadedConfig
+    quantization_type: QuantizationType
+    choose_calibration: Callable[[], CalibrationSet]
     network: Network
     staging: Path
     describe: Callable[[Computed, Precision], Manifest]
@@ -146,11 +149,11 @@ class LlmBuild:
 
     def _method(self) -> _Method | None:
         """Return how weights are put into 8 or 4 bit; raises UsageError for what it has not."""
-        wanted = self.loaded.config.trt_llm.build.quantization_type
+        wanted = self.quantization_type
         if wanted is QuantizationType.NO_QUANT:
             return None
-        method = _METHODS.get(wanted)
-        if method is None:
+        named = GPU_METHODS.get(wanted)
+        if named is None:
             raise UsageError(
                 f"`quantization_type: {wanted.value}` is not computed by `--backend tensorrt-llm`",
                 hint="write `no_quant`, `fp8` or `fp4`",
@@ -165,7 +168,7 @@ class LlmBuild:
                 "the checkpoint is quantised already, and the configuration asks for it again",
                 hint="write `quantization_type: no_quant`: it is used as it is",
             )
-        return method
+        return _Method.of(named)
 
     def _residual_precision(self) -> Precision:
         """Return what is computed in where nothing is quantised; BERT is always in f16 there."""
@@ -191,7 +194,7 @@ class LlmBuild:
         self, network: Network, method: _Method
     ) -> tuple[tuple[TensorInfo, ...], Quantization]:
         architecture = choose_architecture(network.spec)
-        calibration = self._calibration()
+        calibration = self.choose_calibration()
         with self.step("Quantised") as say:
             plan = plan_modelopt(
                 network.module,
@@ -212,16 +215,6 @@ class LlmBuild:
             excluded=plan.excluded,
             calibration=f"{len(calibration.samples):,} of {calibration.name}",
         )
-
-    def _calibration(self) -> CalibrationSet:
-        calibration = choose_calibration(
-            self.loaded.config.trt_llm.build.quantization_config,
-            self.network.spec,
-            config_directory=self.loaded.path.parent,
-        )
-        if calibration.note is not None:
-            self.warn(calibration.note)
-        return calibration
 
     def _samples(self, calibration: CalibrationSet) -> Iterator[list[torch.Tensor]]:
         spec = self.network.spec
@@ -253,15 +246,13 @@ class LlmBuild:
             dynamic=() if is_fp8 else names,
             kept=excluded,
             quantized_fraction=_fraction(self.network, names),
-            dynamic_group_size=0 if is_fp8 else _GROUP_SIZE,
+            dynamic_group_size=0 if is_fp8 else GROUP_SIZE,
             calibration=calibration,
         )
 
     def _judge(self, manifest: Manifest) -> AccuracyReport:
         """Compare what TensorRT-LLM is given, computed by torch, with the reference."""
-        emulation = self.staging / _EMULATION
-        emulation.mkdir()
-        (emulation / "tokenizer").symlink_to(Path("..") / "tokenizer")
+        emulation = start_emulation(self.staging)
         link_emulated(self.staging / LLM_CHECKPOINT, emulation / TORCH_CHECKPOINT)
         with self.step("Checked") as say:
             gate = self.make_gate(manifest)

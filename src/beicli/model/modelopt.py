@@ -18,6 +18,10 @@ MODELOPT_METHOD = "modelopt"
 GROUP_SIZE = 16
 
 ModelOptAlgorithm = Literal["FP8", "NVFP4"]
+ALGORITHM_PRECISIONS: Mapping[ModelOptAlgorithm, Literal["fp8", "fp4"]] = {
+    "FP8": "fp8",
+    "NVFP4": "fp4",
+}
 
 # No checkpoint has this but the one that a build makes for its own check.
 _EMULATES = "beicli_emulates_activations"

@@ -102,19 +102,35 @@ async def ends_if_lost(pipeline: InferencePipeline, lifecycle: Lifecycle) -> Asy
     Raises EngineLostError after the body if that is why it ended: whoever runs the process may
     start it anew.
     """
+    async with stops_once(
+        lambda: pipeline.lost is not None, lifecycle, interval_s=LOST_CHECK_INTERVAL_S
+    ):
+        yield
+    raise_if_lost(pipeline)
 
-    async def stop_once_lost() -> None:
-        while pipeline.lost is None:  # noqa: ASYNC110 - found out in a thread, by a forward pass
-            await asyncio.sleep(LOST_CHECK_INTERVAL_S)
+
+@asynccontextmanager
+async def stops_once(
+    is_over: Callable[[], bool], lifecycle: Lifecycle, *, interval_s: float
+) -> AsyncIterator[None]:
+    """Stop the server that runs in the body, at once, when its engine is good for nothing more."""
+
+    async def watch() -> None:
+        while not is_over():  # noqa: ASYNC110 - it comes about in a thread, and sets no event
+            await asyncio.sleep(interval_s)
         lifecycle.stop()
-        # Nothing comes of waiting for the requests that run.
+        # Nothing comes of waiting: with an answer of 503 now, clients may ask another replica.
         lifecycle.stop()
 
-    watching = asyncio.create_task(stop_once_lost())
+    watching = asyncio.create_task(watch())
     try:
         yield
     finally:
         watching.cancel()
+
+
+def raise_if_lost(pipeline: InferencePipeline) -> None:
+    """Raise EngineLostError if the engine can compute nothing more."""
     if pipeline.lost is not None:
         raise EngineLostError(pipeline.lost.message, hint=pipeline.lost.hint)
 

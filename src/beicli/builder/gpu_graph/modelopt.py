@@ -5,12 +5,12 @@ these scales they become the checkpoint's own codes again.
 """
 
 import ast
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import onnx_ir as ir
 
-from beicli.builder.gpu_graph.linears import Linear, find_linears, weight_of
+from beicli.builder.gpu_graph.linears import Linear, weight_of
 from beicli.builder.gpu_graph.number_formats import (
     BLOCK_SIZE,
     FP4_MAX,
@@ -29,16 +29,16 @@ _SCOPES = "pkg.torch.onnx.name_scopes"
 
 
 def checkpoint_linears(
-    model: ir.Model, quantization: modelopt.ModelOptQuantization
+    model: ir.Model, linears: Iterable[Linear], quantization: modelopt.ModelOptQuantization
 ) -> dict[str, QuantizedLinear]:
     """Return what `quantize` is to do, by the name of the product.
 
-    model: prepared, in float32. A product whose activations have no scale in the checkpoint is
-    left out: it is computed in 16 bit, with the values of its weights.
+    model: prepared, in float32. linears: its products. One whose activations have no scale in the
+    checkpoint is left out: it is computed in 16 bit, with the values of its weights.
     """
     nodes = {node.name: node for node in model.graph}
     found = {}
-    for linear in find_linears(model):
+    for linear in linears:
         stored = quantization.find(_module_of(nodes[linear.name]))
         if stored is not None and stored.input_scale is not None:
             weight = weight_of(model, linear)
@@ -86,7 +86,7 @@ def _in_fp4(linear: Linear, weight: Float32, stored: modelopt.QuantizedLinear) -
     )
 
 
-def quantized_fraction(linears: Mapping[str, QuantizedLinear], model: ir.Model) -> float:
-    """Return the share of the multiplications of a prepared graph that are quantised."""
-    total = sum(linear.num_weights for linear in find_linears(model))
+def quantized_fraction(linears: Mapping[str, QuantizedLinear], products: Iterable[Linear]) -> float:
+    """Return the share of the multiplications of all products that are quantised."""
+    total = sum(product.num_weights for product in products)
     return sum(each.linear.num_weights for each in linears.values()) / total if total else 0.0

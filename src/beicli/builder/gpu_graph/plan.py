@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import onnx_ir as ir
 
 from beicli.builder.gpu_graph.linears import Linear, find_linears, weight_of
 from beicli.builder.gpu_graph.number_formats import (
@@ -24,16 +23,26 @@ from beicli.builder.gpu_graph.number_formats import (
     quantize_fp4,
     quantize_fp8,
 )
-from beicli.builder.gpu_graph.prepare import prepare
+from beicli.builder.gpu_graph.prepare import load_prepared
 from beicli.builder.gpu_graph.quantize import LowPrecision, QuantizedLinear
 from beicli.builder.quantization.activations import Activations, Int32, observe_values
 from beicli.builder.quantization.graph import Level
 from beicli.builder.quantization.plan import Plan, ProductErrors, plans
 from beicli.builder.quantization.scales import relative_error
+from beicli.config.schema import QuantizationType
 from beicli.errors import BuildError
 
 GpuMethod = Literal["fp8", "fp8_mlp_only", "fp4", "fp4_mlp_only"]
 
+# Nothing here has a cache of keys and values, so what is said of its type changes nothing.
+GPU_METHODS: Mapping[QuantizationType, GpuMethod] = {
+    QuantizationType.FP8: "fp8",
+    QuantizationType.FP8_KV: "fp8",
+    QuantizationType.FP8_MLP_ONLY: "fp8_mlp_only",
+    QuantizationType.FP4: "fp4",
+    QuantizationType.FP4_KV: "fp4",
+    QuantizationType.FP4_MLP_ONLY: "fp4_mlp_only",
+}
 METHOD_PRECISIONS: Mapping[GpuMethod, LowPrecision] = {
     "fp8": "fp8",
     "fp8_mlp_only": "fp8",
@@ -44,7 +53,7 @@ METHOD_PRECISIONS: Mapping[GpuMethod, LowPrecision] = {
 PRECISION_LEVELS: Mapping[LowPrecision, Level] = {"fp8": Level.STATIC, "fp4": Level.DYNAMIC}
 # On GPUs what is left in 16 bit is fast as well, and the limits are above those of 8 bit on CPUs.
 _MIN_FRACTION = 0.2
-_MLP_ONLY: frozenset[GpuMethod] = frozenset({"fp8_mlp_only", "fp4_mlp_only"})
+MLP_ONLY: frozenset[GpuMethod] = frozenset({"fp8_mlp_only", "fp4_mlp_only"})
 # Kernels of 8 and 4 bit read 16 numbers at once; that others are computed is not to be relied on.
 _ALIGNMENT = BLOCK_SIZE
 # Of activations, that every product is tried on: enough to tell products apart.
@@ -106,8 +115,7 @@ def calibrate(
 
     samples: inputs of the graph by name, each [1, num_tokens].
     """
-    model = ir.load(exported)
-    prepare(model)
+    model = load_prepared(exported)
     linears = find_linears(model)
     eligible = [linear for linear in linears if _is_eligible(linear, method)]
     if not eligible:
@@ -156,4 +164,4 @@ class Trial:
 
 def _is_eligible(linear: Linear, method: GpuMethod) -> bool:
     is_aligned = not (linear.in_features % _ALIGNMENT or linear.out_features % _ALIGNMENT)
-    return is_aligned and (linear.is_mlp or method not in _MLP_ONLY)
+    return is_aligned and (linear.is_mlp or method not in MLP_ONLY)

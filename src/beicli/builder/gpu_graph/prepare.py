@@ -3,6 +3,7 @@
 import functools
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
@@ -22,6 +23,13 @@ OPSET = 23
 # Cosines and sines of `RotaryEmbedding`, behind what is rotated.
 _CACHES = (1, 2)
 _CACHE_RANK = 3
+
+
+def load_prepared(exported: Path) -> ir.Model:
+    """Read an exported graph and prepare it."""
+    model = ir.load(exported)
+    prepare(model)
+    return model
 
 
 def prepare(model: ir.Model) -> None:

@@ -4,14 +4,13 @@ A single process only says so at `/health`, for whoever runs it to decide. With 
 supervisor, which starts anew what ends.
 """
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from beicli.errors import EngineError, EngineLostError
+from beicli.errors import EngineError
 from beicli.pipeline.pipeline import InferencePipeline
 from beicli.server.information import STALL_LIMIT_S
-from beicli.server.run import Lifecycle
+from beicli.server.run import Lifecycle, raise_if_lost, stops_once
 
 CHECK_INTERVAL_S = 1.0
 
@@ -22,26 +21,14 @@ async def ends_if_stalled(pipeline: InferencePipeline, lifecycle: Lifecycle) -> 
 
     Raises EngineError after the body if that is why it ended.
     """
-    watching = asyncio.create_task(_stop_once_stalled(pipeline, lifecycle))
-    try:
+    async with stops_once(lambda: _is_stalled(pipeline), lifecycle, interval_s=CHECK_INTERVAL_S):
         yield
-    finally:
-        watching.cancel()
-    if pipeline.lost is not None:
-        raise EngineLostError(pipeline.lost.message, hint=pipeline.lost.hint)
+    raise_if_lost(pipeline)
     if _is_stalled(pipeline):
         raise EngineError(
             f"the engine hangs: a forward pass took over {STALL_LIMIT_S:g} s, or its thread died",
             hint="if it happens again, serve with `--num-slots 1`, or rebuild with `bei build`",
         )
-
-
-async def _stop_once_stalled(pipeline: InferencePipeline, lifecycle: Lifecycle) -> None:
-    while not _is_stalled(pipeline):  # noqa: ASYNC110 - a pass that hangs sets no event
-        await asyncio.sleep(CHECK_INTERVAL_S)
-    lifecycle.stop()
-    # Nothing comes of waiting: with an answer of 503 now, clients may ask another replica.
-    lifecycle.stop()
 
 
 def _is_stalled(pipeline: InferencePipeline) -> bool:
