@@ -16,6 +16,11 @@ MODELOPT_NAME = "hf_quant_config.json"
 MODELOPT_METHOD = "modelopt"
 # Numbers along the input features that share a scale in NVFP4.
 GROUP_SIZE = 16
+# The largest numbers of the formats, E4M3 and E2M1.
+FP8_MAX = 448.0
+FP4_MAX = 6.0
+# Below this nothing is divided by a scale.
+SMALLEST_AMAX = 1e-12
 
 ModelOptAlgorithm = Literal["FP8", "NVFP4"]
 ALGORITHM_PRECISIONS: Mapping[ModelOptAlgorithm, Literal["fp8", "fp4"]] = {

@@ -20,9 +20,6 @@ from beicli.errors import CheckpointError, UnsupportedModelError
 from beicli.model.modelopt import GROUP_SIZE, ModelOptAlgorithm, read_modelopt_config
 from beicli.model.weights import check_weights, list_files
 
-FP8_MAX = 448.0
-FP4_MAX = 6.0
-
 # Code i of E2M1 stands for the i-th of these; the upper half is the negatives.
 FP4_VALUES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 _WEIGHT, _SCALE, _SCALE_2, _INPUT = ".weight", ".weight_scale", ".weight_scale_2", ".input_scale"

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 
-from beicli.model.modelopt import GROUP_SIZE, ModelOptAlgorithm
-from beicli.modeling.modelopt import FP4_MAX, read_quantization
+from beicli.model.modelopt import FP4_MAX, GROUP_SIZE, ModelOptAlgorithm
+from beicli.modeling.modelopt import read_quantization
 from beicli.modeling.modelopt_writer import linear_layers, to_fp4, to_fp8
 
 

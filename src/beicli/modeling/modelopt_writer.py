@@ -21,13 +21,19 @@ from safetensors.torch import save_file
 
 from beicli import __version__
 from beicli.errors import BuildError
-from beicli.model.modelopt import GROUP_SIZE, MODELOPT_NAME, ModelOptAlgorithm, modelopt_values
+from beicli.model.modelopt import (
+    FP4_MAX,
+    FP8_MAX,
+    GROUP_SIZE,
+    MODELOPT_NAME,
+    SMALLEST_AMAX,
+    ModelOptAlgorithm,
+    modelopt_values,
+)
 from beicli.model.weights import INDEX_NAME, check_weights, list_files
-from beicli.modeling.modelopt import FP4_MAX, FP4_VALUES, FP8_MAX
+from beicli.modeling.modelopt import FP4_VALUES
 
 _WEIGHT = ".weight"
-# Below this nothing is divided by a scale.
-_SMALLEST_AMAX = 1e-12
 # Linear layers that get the same input, by the last part of their names.
 _SHARED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"), ("query", "key", "value"))
 # Heads have no number in their names: only what is repeated is quantised.
@@ -138,7 +144,7 @@ def _quantized(
 
 def _scale(amax: float, algorithm: ModelOptAlgorithm) -> torch.Tensor:
     largest = FP8_MAX if algorithm == "FP8" else FP8_MAX * FP4_MAX
-    return torch.tensor(max(amax, _SMALLEST_AMAX) / largest, dtype=torch.float32)
+    return torch.tensor(max(amax, SMALLEST_AMAX) / largest, dtype=torch.float32)
 
 
 def to_fp8(values: torch.Tensor) -> torch.Tensor:

@@ -11,17 +11,17 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
+from beicli.model import modelopt
+
 Float32 = NDArray[np.float32]
 # Arrays of `ml_dtypes`, which numpy's own types do not name.
 Float8 = NDArray[Any]
 Float4 = NDArray[Any]
 
-FP8_MAX = 448.0
-FP4_MAX = 6.0
+FP8_MAX = modelopt.FP8_MAX
+FP4_MAX = modelopt.FP4_MAX
 # Numbers along the input features that share a scale in NVFP4.
-BLOCK_SIZE = 16
-# Below this nothing is divided by a scale.
-_SMALLEST_AMAX = 1e-12
+BLOCK_SIZE = modelopt.GROUP_SIZE
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,17 +70,17 @@ def to_fp4(values: Float32) -> Float4:
 
 def fp8_scale(amax: float) -> float:
     """Return the scale with which numbers up to `amax` fill FP8."""
-    return max(amax, _SMALLEST_AMAX) / FP8_MAX
+    return max(amax, modelopt.SMALLEST_AMAX) / FP8_MAX
 
 
 def fp4_global_scale(amax: float) -> float:
     """Return the scale of the scales: with it that of the largest block fills FP8."""
-    return max(amax, _SMALLEST_AMAX) / (FP4_MAX * FP8_MAX)
+    return max(amax, modelopt.SMALLEST_AMAX) / (FP4_MAX * FP8_MAX)
 
 
 def quantize_fp8(weight: Float32) -> Fp8Weight:
     """Put a weight into FP8, each output channel with a scale of its own."""
-    amax = np.maximum(np.abs(weight).max(axis=0), np.float32(_SMALLEST_AMAX))
+    amax = np.maximum(np.abs(weight).max(axis=0), np.float32(modelopt.SMALLEST_AMAX))
     scale = (amax / np.float32(FP8_MAX)).astype(np.float32)
     return Fp8Weight(codes=to_fp8(weight / scale), scale=scale)
 
