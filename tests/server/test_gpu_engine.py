@@ -43,7 +43,7 @@ from beicli.pipeline.pipeline import compute_outputs
 from beicli.server.options import ServerOptions
 from beicli.server.run import Lifecycle, serve
 from beicli.tensorrt import api, driver
-from beicli.tensorrt.api import Messages, load_trt, make_logger
+from beicli.tensorrt.api import Messages, collection_paused, load_trt, make_logger
 from beicli.tensorrt.compiler import parse_graph
 from beicli.tensorrt.driver import CudaDevice, Driver
 
@@ -103,7 +103,8 @@ class Gpu:
         self._trt = load_trt("tensorrt-rtx")
         self._messages = Messages()
         self._logger = make_logger(self._trt, self._messages)
-        self._network = self._parse()
+        with collection_paused():
+            self._network = self._parse()
         self._interpreter = NetworkInterpreter(self._trt, self._network)
         self._lock = threading.Lock()
         self.runtime_caches: list[_RuntimeCache] = []

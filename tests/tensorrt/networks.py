@@ -23,7 +23,7 @@ from beicli.model.spec import ModelSpec, Pooling
 from beicli.modeling.loading import load_module
 from beicli.modeling.tasks import TaskModule, graph_inputs
 from beicli.openvino_api import ov
-from beicli.tensorrt.api import Messages, make_logger
+from beicli.tensorrt.api import Messages, collection_paused, make_logger
 from beicli.tensorrt.compiler import CompileOptions, compile_plan, parse_graph
 
 Array = NDArray[Any]
@@ -85,10 +85,11 @@ class WrittenGraph:
         """Return what the network object that TensorRT's parser makes of it computes."""
         messages = Messages()
         logger = make_logger(trt, messages)
-        builder = trt.Builder(logger)
-        network = builder.create_network(0)
-        # It holds the weights.
-        parser = parse_graph(trt, network, self.path, logger, messages)
+        with collection_paused():
+            builder = trt.Builder(logger)
+            network = builder.create_network(0)
+            # It holds the weights.
+            parser = parse_graph(trt, network, self.path, logger, messages)
         outputs = NetworkInterpreter(trt, network).run(inputs)
         del parser
         return without_padding(outputs, inputs) if is_padded else outputs

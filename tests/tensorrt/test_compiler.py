@@ -1,5 +1,8 @@
 """What TensorRT for RTX really does with graphs, on a machine without a GPU."""
 
+import gc
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -15,6 +18,7 @@ from beicli.tensorrt.api import Messages, create_runtime, load_trt, make_logger
 from beicli.tensorrt.compiler import CompileOptions, compile_plan
 from beicli.tensorrt.driver import Driver
 
+REPOSITORY = Path(__file__).parents[2]
 SHAPES = ((1, 1, 64), (4, 32, 64), (8, 64, 64))
 OPTIONS = CompileOptions(
     flavor="tensorrt-rtx",
@@ -126,6 +130,56 @@ def test_tensorrt_is_kept_from_a_driver_that_is_too_old_for_it(
         compile_plan(trt, perceptron, replace(OPTIONS, flavor="tensorrt"))
 
     assert raised.value.hint == "update the NVIDIA driver to 580 or newer"
+
+
+_COLLECTS_IN_A_LOGGER = """
+import gc
+from pathlib import Path
+from tests.tensorrt.test_compiler import OPTIONS
+from beicli.tensorrt import api
+from beicli.tensorrt.compiler import compile_plan
+
+class Garbage(tuple):
+    def __iter__(self):
+        [[] for _ in range(200_000)]
+        return super().__iter__()
+
+trt = api.load_trt("tensorrt-rtx")
+logger = api.make_logger(trt, api.Messages())
+gc.collect()
+gc.set_threshold(50_000)
+cycle = [trt.Builder(logger)]
+cycle.append(cycle)
+del cycle
+api._NO_ERRORS = Garbage(api._NO_ERRORS)
+compile_plan(trt, Path({graph!r}), OPTIONS)
+"""
+
+
+def test_garbage_of_tensorrt_is_not_collected_while_it_calls_its_logger(perceptron: Path) -> None:
+    # In a process of its own, which would hang for ever.
+    code = _COLLECTS_IN_A_LOGGER.format(graph=str(perceptron))
+
+    subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=True, timeout=60)
+
+
+def test_collecting_goes_on_as_before(trt: ModuleType, perceptron: Path) -> None:
+    assert gc.isenabled()
+
+    compile_plan(trt, perceptron, OPTIONS)
+    with pytest.raises(PlanError):
+        compile_plan(trt, perceptron, replace(OPTIONS, sm=90))
+
+    assert gc.isenabled()
+
+
+def test_an_error_holds_nothing_that_tensorrt_made(trt: ModuleType, perceptron: Path) -> None:
+    with pytest.raises(PlanError) as raised:
+        compile_plan(trt, perceptron, replace(OPTIONS, sm=90))
+
+    names = {name for entry in raised.traceback for name in entry.locals}
+    assert "builder" not in names
+    assert "options" in names
 
 
 # To tensorrt-rtx, which stands in here, such a cache is nothing any more.

@@ -8,15 +8,13 @@ from types import ModuleType
 import numpy as np
 import onnx_ir as ir
 import pytest
-from tests.builder.hybrids import Array, Hybrid, make_hybrid, without_filler
-from tests.tensorrt.interpreter import NetworkInterpreter
-from tests.tensorrt.networks import cosines
+from tests.builder.hybrids import Hybrid, make_hybrid, without_filler
+from tests.tensorrt.networks import WrittenGraph, cosines
 
 from beicli.artifact.gpu import Dimensions, Profile
 from beicli.builder.gpu_graph.prepare import prepare
 from beicli.builder.gpu_graph.typed import to_half
-from beicli.tensorrt.api import Messages, make_logger
-from beicli.tensorrt.compiler import CompileOptions, compile_plan, parse_graph
+from beicli.tensorrt.compiler import CompileOptions, compile_plan
 from beicli.tensorrt.profiles import input_shapes
 
 LENGTHS = [40, 17, 1, 30]
@@ -46,7 +44,9 @@ def test_the_network_that_tensorrt_reads_computes_what_torch_does(
     prepare(model)
     ir.save(model, tmp_path / "model.onnx")
 
-    found = without_filler(interpret(rtx, tmp_path / "model.onnx", given), given)
+    found = without_filler(
+        WrittenGraph(tmp_path / "model.onnx").interpret(rtx, given, is_padded=False), given
+    )
 
     for output, values in made.alone(given).items():
         np.testing.assert_allclose(found[output], values, rtol=0, atol=1e-5)
@@ -64,7 +64,7 @@ def test_in_16_bit_it_compiles_with_attention_as_one_kernel(
     path = tmp_path / "model.onnx"
     ir.save(model, path)
 
-    found = interpret(rtx, path, given)
+    found = WrittenGraph(path).interpret(rtx, given, is_padded=False)
     plans = [
         compile_plan(
             rtx,
@@ -82,14 +82,3 @@ def test_in_16_bit_it_compiles_with_attention_as_one_kernel(
 
     assert cosines(found["embeddings"], made.alone(given)["embeddings"]).min() > 0.9999
     assert plans[0] != plans[1]
-
-
-def interpret(trt: ModuleType, path: Path, given: dict[str, Array]) -> dict[str, Array]:
-    """Return what the network object computes that TensorRT's parser makes of a graph."""
-    messages = Messages()
-    logger = make_logger(trt, messages)
-    network = trt.Builder(logger).create_network(0)
-    parser = parse_graph(trt, network, path, logger, messages)
-    outputs = NetworkInterpreter(trt, network).run(given)
-    del parser
-    return outputs

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from tests.tensorrt.interpreter import NetworkInterpreter
 from tests.tensorrt.numbers import to_fp4, to_fp8
 
-from beicli.tensorrt.api import Messages, make_logger
+from beicli.tensorrt.api import Messages, collection_paused, make_logger
 
 Array = NDArray[Any]
 # Given the network and its input tensors, in order, returns the output.
@@ -23,7 +23,8 @@ RNG = np.random.default_rng(0)
 
 def run(trt: ModuleType, fill: Fill, inputs: Mapping[str, Array]) -> Array:
     """Make a network of float32 inputs whose sizes are all dynamic, and interpret it."""
-    builder = trt.Builder(make_logger(trt, Messages()))
+    with collection_paused():
+        builder = trt.Builder(make_logger(trt, Messages()))
     network = builder.create_network(0)
     tensors = [
         network.add_input(name, trt.DataType.FLOAT, [-1] * value.ndim)

@@ -3,7 +3,10 @@
 The flavours have one API, so everything else is given the module as `trt`.
 """
 
+import gc
 import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
@@ -12,7 +15,15 @@ from beicli.artifact.gpu import Flavor
 from beicli.errors import GpuUnavailableError, ToolMissingError
 from beicli.tensorrt.driver import CUDA, CUDA_DRIVER, read_driver
 
-__all__ = ["Flavor", "Messages", "create_builder", "create_runtime", "load_trt", "make_logger"]
+__all__ = [
+    "Flavor",
+    "Messages",
+    "collection_paused",
+    "create_builder",
+    "create_runtime",
+    "load_trt",
+    "make_logger",
+]
 
 _MODULES: dict[Flavor, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 # Major and minor version, first and last. RTX changes its API and its plans with every minor one.
@@ -73,6 +84,22 @@ def make_logger(trt: ModuleType, messages: Messages) -> Any:
                 messages.warnings.append(message)
 
     return Logger()
+
+
+@contextmanager
+def collection_paused() -> Iterator[None]:
+    """Keep Python from collecting garbage while TensorRT is at work.
+
+    It holds a lock of its own while it calls a logger. If Python collected an object of TensorRT
+    just then, the object would wait for that lock in its destructor, and for ever.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def create_builder(trt: ModuleType, flavor: Flavor, logger: Any) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 
 from beicli.artifact.gpu import Flavor, HardwareCompatibility
 from beicli.errors import PlanError, UnfusedAttentionError
-from beicli.tensorrt.api import Messages, create_builder, make_logger
+from beicli.tensorrt.api import Messages, collection_paused, create_builder, make_logger
 from beicli.tensorrt.profiles import Shape
 
 # What it says of attention that it may not compute in parts.
@@ -41,6 +41,15 @@ class CompileOptions:
 
 def compile_plan(trt: ModuleType, graph: Path, options: CompileOptions) -> bytes:
     """Compile the graph; raises PlanError with what TensorRT says if it cannot."""
+    with collection_paused():
+        try:
+            return _compile(trt, graph, options)
+        except PlanError as error:
+            # Its frames hold what TensorRT made, which would become garbage with them.
+            raise error.with_traceback(None) from None
+
+
+def _compile(trt: ModuleType, graph: Path, options: CompileOptions) -> bytes:
     messages = Messages()
     logger = make_logger(trt, messages)
     builder = create_builder(trt, options.flavor, logger)

@@ -18,7 +18,7 @@ from beicli.engine.tensorrt.device import DeviceMemory
 from beicli.engine.tensorrt.engine import DEFAULT_NUM_SLOTS, RuntimeOptions, TensorRtEngine
 from beicli.errors import ArtifactError, PlanError, UsageError
 from beicli.tensorrt import driver
-from beicli.tensorrt.api import Messages, create_runtime, load_trt, make_logger
+from beicli.tensorrt.api import Messages, collection_paused, create_runtime, load_trt, make_logger
 from beicli.tensorrt.engine_plan import EnginePlan, flavor_of
 from beicli.tensorrt.targets import check_flavor, check_precision
 
@@ -51,18 +51,18 @@ def load(
         gpu_name=gpu.name,
         plan_cache=options.gpu.plan_cache,
     )
-    loaded = _load_plan(trt, plan, may_compile=options.gpu.may_compile)
     preferred = options.preferred_num_tokens or PREFERRED_NUM_TOKENS
-    return TensorRtEngine(
-        loaded,
-        device,
-        manifest,
-        RuntimeOptions(
-            num_slots=options.num_slots or DEFAULT_NUM_SLOTS,
-            preferred_num_tokens=min(preferred, manifest.limits.max_num_tokens),
-            max_cuda_graphs=options.gpu.max_cuda_graphs,
-        ),
-    )
+    with collection_paused():
+        return TensorRtEngine(
+            _load_plan(trt, plan, may_compile=options.gpu.may_compile),
+            device,
+            manifest,
+            RuntimeOptions(
+                num_slots=options.num_slots or DEFAULT_NUM_SLOTS,
+                preferred_num_tokens=min(preferred, manifest.limits.max_num_tokens),
+                max_cuda_graphs=options.gpu.max_cuda_graphs,
+            ),
+        )
 
 
 def _choose_gpu(options: EngineOptions) -> driver.CudaDevice:
