@@ -322,7 +322,7 @@ def test_an_answer_that_is_cut_between_its_head_and_its_body_is_no_error(
 
     async def cut() -> None:
         listener = socket.create_server(("127.0.0.1", 0))
-        connections = await Connections.accept(app, listener)
+        connections = Connections.accept(app, listener)
         _, writer = await asyncio.open_connection(*listener.getsockname(), limit=1)
         writer.write(request(b"{}"))
         await has_started.wait()

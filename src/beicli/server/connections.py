@@ -15,9 +15,9 @@ from hypercorn.asyncio.tcp_server import TCPServer
 from hypercorn.config import Config
 from starlette.types import ASGIApp
 
+from beicli.server.acceptor import Acceptor
 from beicli.server.gathering import GatheringWriter
 from beicli.server.idle import IdleContext, IdleTimer
-from beicli.server.replicas.acceptor import Acceptor
 from beicli.server.replicas.turns import Turns
 
 # Connections the kernel keeps while the event loop is busy: a burst of as many clients as may be
@@ -55,7 +55,7 @@ class _Connection(TCPServer):
 class Connections:
     """The open connections of one server, which `accept` makes."""
 
-    _server: asyncio.Server | Acceptor
+    _acceptor: Acceptor
 
     def __init__(self, app: ASGIApp) -> None:
         # Both say ASGI, with types of their own for it.
@@ -66,32 +66,27 @@ class Connections:
         self._is_aborted = False
 
     @classmethod
-    async def accept(
-        cls, app: ASGIApp, listener: socket.socket, *, turns: Turns | None = None
-    ) -> Self:
+    def accept(cls, app: ASGIApp, listener: socket.socket, *, turns: Turns | None = None) -> Self:
         """Start serving the connections of a listening socket, which is owned from here on.
 
         turns: with the other processes that accept from it too.
         """
         connections = cls(app)
-        if turns is None:
-            connections._server = await asyncio.start_server(
-                connections._serve, sock=listener, backlog=BACKLOG
-            )
-        else:
-            connections._server = Acceptor(listener, connections._serve, turns)
+        connections._acceptor = Acceptor(listener, connections._serve, turns)
         return connections
 
     async def drain(self) -> None:
         """Take no more connections, close idle ones, and wait until the busy ones are done."""
-        self._server.close()
+        self._acceptor.close()
+        await self._acceptor.wait_opened()
         await self._context.terminate_idle()
         while self._open:
             await asyncio.wait(self._open)
 
     async def abort(self) -> None:
         """Cut what is still open; answers that clients have not read are lost."""
-        self._server.close()
+        self._acceptor.close()
+        await self._acceptor.wait_opened()
         self._is_aborted = True
         for task, writer in self._open.items():
             # Without this the task would wait for the client to read what is left to send.

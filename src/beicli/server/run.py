@@ -151,7 +151,7 @@ async def serve_pipeline(
     admission = Admission(options.max_concurrent_requests)
     app = create_app(pipeline, options, metrics=metrics, admission=admission)
     url = _listen(listener)
-    connections = await Connections.accept(app, listener, turns=lifecycle.turns)
+    connections = Connections.accept(app, listener, turns=lifecycle.turns)
     try:
         lifecycle.on_ready(url)
         await lifecycle.stop_requested.wait()

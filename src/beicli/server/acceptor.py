@@ -1,6 +1,8 @@
-"""Accepts from a socket that other processes accept from too, one connection at a time, in turn.
+"""Accepts connections one at a time, in turn with other processes that accept from the same socket.
 
-asyncio's own server takes all connections that wait, and uvloop's does so whatever it is told.
+asyncio's own server takes all connections that wait, and uvloop's does so whatever it is told. Nor
+does it know of a connection between its acceptance and the task that serves it, so one that comes
+in the moment of a stop is forgotten while it is open.
 """
 
 import asyncio
@@ -22,9 +24,12 @@ Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
 class Acceptor:
-    """Hands the connections of a shared listening socket, which it owns, to `serve`."""
+    """Hands the connections of a listening socket, which it owns, to `serve`.
 
-    def __init__(self, listener: socket.socket, serve: Serve, turns: Turns) -> None:
+    turns: with the other processes that accept from it; None if there are none.
+    """
+
+    def __init__(self, listener: socket.socket, serve: Serve, turns: Turns | None = None) -> None:
         self._loop = asyncio.get_running_loop()
         self._listener = listener
         self._serve = serve
@@ -34,7 +39,8 @@ class Acceptor:
         # The loop itself keeps no reference to a task.
         self._opening: set[asyncio.Task[None]] = set()
         listener.setblocking(False)
-        turns.begin()
+        if turns is not None:
+            turns.begin()
         self._watch()
 
     def close(self) -> None:
@@ -47,13 +53,19 @@ class Acceptor:
         # telling of its connections.
         self._loop.remove_reader(self._listener)
         self._listener.close()
-        self._turns.end()
+        if self._turns is not None:
+            self._turns.end()
+
+    async def wait_opened(self) -> None:
+        """Wait until `serve` runs for every connection that was accepted."""
+        while self._opening:
+            await asyncio.wait(self._opening)
 
     def _watch(self) -> None:
         self._loop.add_reader(self._listener, self._on_waiting)
 
     def _on_waiting(self) -> None:
-        if not self._turns.is_anothers:
+        if self._turns is None or not self._turns.is_anothers:
             self._patient_until = 0.0
             self._accept()
         elif self._is_patient():
@@ -83,7 +95,8 @@ class Acceptor:
             self._pause(RETRY_S)
             return
         connection.setblocking(False)
-        self._turns.opened()
+        if self._turns is not None:
+            self._turns.opened()
         task = self._loop.create_task(self._open(connection))
         self._opening.add(task)
         task.add_done_callback(self._opening.discard)
@@ -95,7 +108,8 @@ class Acceptor:
             await self._loop.connect_accepted_socket(lambda: protocol, connection)
         except OSError:
             # The client has left already.
-            self._turns.closed()
+            if self._turns is not None:
+                self._turns.closed()
 
     async def _serve_counted(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -103,4 +117,5 @@ class Acceptor:
         try:
             await self._serve(reader, writer)
         finally:
-            self._turns.closed()
+            if self._turns is not None:
+                self._turns.closed()

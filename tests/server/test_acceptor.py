@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from beicli.server.replicas import acceptor
-from beicli.server.replicas.acceptor import Acceptor
+from beicli.server import acceptor
+from beicli.server.acceptor import Acceptor
 from beicli.server.replicas.turns import OpenConnections, Turns
 from beicli.server.run import bind_socket
 
