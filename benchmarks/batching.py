@@ -37,6 +37,7 @@ class Entry:
     request: Request
     num_tokens: int
     cancelled: bool = False
+    latest_start_at: float = float("inf")
 
 
 @dataclass

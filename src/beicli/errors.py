@@ -4,6 +4,7 @@ An expected failure is a `BeiError`; anything else that escapes is a bug. This m
 nothing of the project, so every layer may raise these.
 """
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 
@@ -122,17 +123,41 @@ class UnhealthyError(BeiError):
 
 
 class OverloadedError(BeiError):
-    """The server holds as many requests as it may; the caller should retry.
+    """The server holds as much as it may; the caller should retry.
 
-    retry_after_s: when there is likely to be room.
+    retry_after_s: when there is likely to be room. queue: what waits, by the names that answers
+    give it; empty where nobody knows.
     """
 
     http_status: ClassVar[int] = 429
     error_type: ClassVar[str] = "Overloaded"
 
-    def __init__(self, message: str, *, hint: str | None = None, retry_after_s: int = 1) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str | None = None,
+        retry_after_s: int = 1,
+        queue: Mapping[str, float] | None = None,
+    ) -> None:
         super().__init__(message, hint=hint)
         self.retry_after_s = retry_after_s
+        self.queue = queue or {}
+
+
+class QueueFullError(OverloadedError):
+    """More waits already than the server lets wait."""
+
+
+class DeadlineTooSoonError(OverloadedError):
+    """A request could not be answered in the time that its caller gives it."""
+
+
+class DeadlineExceededError(BeiError):
+    """The time that a caller gave its request is over, and there is no answer."""
+
+    http_status: ClassVar[int] = 504
+    error_type: ClassVar[str] = "Timeout"
 
 
 class RequestError(BeiError):

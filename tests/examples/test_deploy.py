@@ -22,6 +22,7 @@ from tests.server.fakes import ask, ask_all, live_server
 
 from beicli.cli.app import app
 from beicli.errors import EngineLostError, UsageError
+from beicli.pipeline.loaded_engine import PipelineLimits
 from beicli.server.authentication import PUBLIC_PATHS
 from beicli.server.errors import WORDS
 from beicli.server.options import ServerOptions
@@ -329,7 +330,9 @@ def series() -> dict[str, set[str]]:
         ("POST", "/embed", {"json": {}}),
         ("GET", "/metrics", {}),
     ]
-    page = ask_all(requests, options=ServerOptions(result_cache_bytes=1024 * 1024))[-1].text
+    page = ask_all(
+        requests, options=ServerOptions(pipeline=PipelineLimits(result_cache_bytes=1024 * 1024))
+    )[-1].text
     found: dict[str, set[str]] = {}
     for name, labels in re.findall(r"^([a-z_]+)(\{.*\})? ", page, flags=re.MULTILINE):
         found.setdefault(name, set()).update(re.findall(r'(\w+)="', labels))

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from tests.server.fakes import LABELS, FakeEngine, make_manifest, make_tokenizer
 
 from beicli.model.spec import Task
+from beicli.pipeline.loaded_engine import PipelineLimits
 from beicli.pipeline.pipeline import InferencePipeline
 from beicli.pipeline.result_cache import ENTRY_OVERHEAD_BYTES, CacheStatistics, ResultCache
 from beicli.pipeline.tokenizer import Truncation, TruncationDirection
@@ -39,7 +40,10 @@ def ask_with_cache(
 ) -> T:
     async def run() -> T:
         with InferencePipeline(
-            make_manifest(engine.task), make_tokenizer(), engine, result_cache_bytes=max_bytes
+            make_manifest(engine.task),
+            make_tokenizer(),
+            engine,
+            limits=PipelineLimits(result_cache_bytes=max_bytes),
         ) as pipeline:
             return await questions(pipeline)
 

@@ -15,6 +15,7 @@ class Entry:
     row: int
     num_tokens: int
     cancelled: bool = False
+    latest_start_at: float = float("inf")
 
 
 Queue = SequenceQueue[Entry]
@@ -155,3 +156,25 @@ def test_a_window_of_ten_thousand_short_entries_stays_bounded() -> None:
 def test_limits_must_be_positive() -> None:
     with pytest.raises(ValueError, match="must be positive"):
         BatchLimits(max_num_tokens=0, max_batch_size=1, preferred_num_tokens=1)
+
+
+@given(
+    entries=st.lists(st.tuples(st.integers(1, 512), st.integers(0, 10)), max_size=100),
+    now=st.integers(0, 10),
+)
+def test_what_had_to_start_before_now_is_set_aside_once_and_never_batched(
+    entries: list[tuple[int, int]], now: int
+) -> None:
+    queue = Queue(LIMITS)
+    queue.push(Entry(row, n, latest_start_at=at) for row, (n, at) in enumerate(entries))
+
+    taken = []
+    while batch := queue.take_batch(now=now):
+        taken += [entry.row for entry in batch]
+    expired = [entry.row for entry in queue.take_expired()]
+
+    too_late = {row for row, (_, at) in enumerate(entries) if at < now}
+    assert sorted(expired) == sorted(too_late)
+    assert sorted(taken) == sorted(set(range(len(entries))) - too_late)
+    assert queue.take_expired() == []
+    assert queue.workload() == Workload(0, 0, 0)

@@ -9,15 +9,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from beicli.engine.batch import TokenSequence
-from beicli.errors import EngineError
+from beicli.errors import DeadlineExceededError, EngineError
 from beicli.scheduler.requests import NotFiniteError, Request, Requests, Work
+from beicli.scheduler.terms import Priority
 
 # Of an input only its ids matter, and few differ, so that most come more than once.
 some_ids = st.lists(st.integers(0, 2), min_size=1, max_size=2)
 some_actions = st.lists(
     st.one_of(
-        st.tuples(st.just("join"), st.lists(some_ids, min_size=1, max_size=5), st.booleans()),
+        st.tuples(
+            st.just("join"),
+            st.lists(some_ids, min_size=1, max_size=5),
+            st.booleans(),
+            st.sampled_from(Priority),
+            st.sampled_from([0.0, 1.0, 2.0, float("inf")]),
+        ),
         st.tuples(st.just("leave"), st.integers(0, 20)),
+        st.tuples(st.just("expire"), st.sampled_from([0.5, 1.5, 2.5])),
         st.tuples(st.just("take"), st.integers(1, 4)),
         st.tuples(st.just("finish"), st.integers(0, 3)),
         st.tuples(st.just("fail"), st.integers(0, 3)),
@@ -46,8 +54,15 @@ class World:
     queue: list[Work] = field(default_factory=list)
     running: list[list[Work]] = field(default_factory=list)
 
-    def join(self, inputs: list[list[int]], needs_tokens: bool = False) -> Asked:  # noqa: FBT001, FBT002
-        request = Request(self.loop.create_future(), 0.0, [None] * len(inputs))
+    def join(
+        self,
+        inputs: list[list[int]],
+        needs_tokens: bool = False,  # noqa: FBT001, FBT002
+        priority: Priority = Priority.INTERACTIVE,
+        latest_start_at: float = float("inf"),
+    ) -> Asked:
+        request = Request(self.loop.create_future(), 0.0, [None] * len(inputs), priority)
+        request.latest_start_at = latest_start_at
         sequences = [TokenSequence(np.array(ids, dtype=np.int32)) for ids in inputs]
         self.queue += self.requests.join(request, sequences, needs_tokens=needs_tokens)
         self.asked.append(Asked(request, inputs, needs_tokens))
@@ -58,8 +73,18 @@ class World:
             self.requests.leave(self.asked[index].request)
             self.asked[index].left = True
 
+    def expire(self, now: float) -> None:
+        """Set aside what is too late, let somebody join meanwhile, and tell those who waited."""
+        expired = [work for work in self.queue if work.latest_start_at < now]
+        self.queue = [work for work in self.queue if work not in expired]
+        if expired:
+            self.join([expired[0].sequence.input_ids.tolist()], expired[0].needs_tokens)
+        self.queue += self.requests.expire(expired, now=now)
+
     def take(self, size: int) -> None:
         self.queue = [work for work in self.queue if not work.cancelled]
+        for work in self.queue[:size]:
+            work.is_running = True
         self.running.append(self.queue[:size])
         self.queue = self.queue[size:]
 
@@ -114,7 +139,10 @@ def test_whatever_happens_every_caller_that_stays_gets_its_own_rows_or_an_error(
                 continue
             assert done.done(), "somebody waits for ever"
             if (error := done.exception()) is not None:
-                assert isinstance(error, EngineError)
+                is_late = asked.request.latest_start_at < float("inf")
+                assert isinstance(error, EngineError) or (
+                    is_late and isinstance(error, DeadlineExceededError)
+                )
                 continue
             for got, ids in zip(asked.request.rows, asked.inputs, strict=True):
                 assert got is not None
@@ -127,7 +155,7 @@ def test_without_failures_nobody_gets_an_error_and_nothing_is_kept(
 ) -> None:
     with world() as happening:
         for name, *arguments in actions:
-            if name != "fail":
+            if name not in {"fail", "expire"}:
                 getattr(happening, str(name))(*arguments)
         happening.finish_all()
 
@@ -182,6 +210,43 @@ def test_who_comes_after_all_have_left_gets_new_work() -> None:
         assert not second.request.done.done()
         happening.finish_all()
         assert second.request.done.done()
+
+
+def test_a_query_does_not_wait_for_the_same_text_among_documents() -> None:
+    with world() as happening:
+        document = happening.join([[1], [2]], priority=Priority.BULK)
+        query = happening.join([[1]], priority=Priority.INTERACTIVE)
+
+        live = [work for work in happening.queue if not work.cancelled]
+        assert [(work.priority, len(work.waiters)) for work in live] == [
+            (Priority.BULK, 1),
+            (Priority.INTERACTIVE, 2),
+        ]
+        happening.finish_all()
+        assert query.request.done.done()
+        assert document.request.done.done()
+
+
+def test_a_query_shares_what_is_being_computed_for_documents() -> None:
+    with world() as happening:
+        happening.join([[1]], priority=Priority.BULK)
+        happening.take(1)
+        happening.join([[1]], priority=Priority.INTERACTIVE)
+
+        assert happening.queue == []
+
+
+def test_only_those_whose_time_is_over_are_told_so() -> None:
+    with world() as happening:
+        hurried = happening.join([[1], [2]], latest_start_at=1.0)
+        patient = happening.join([[2]])
+
+        happening.expire(1.5)
+
+        assert isinstance(hurried.request.done.exception(), DeadlineExceededError)
+        assert not patient.request.done.done()
+        happening.finish_all()
+        assert patient.request.done.exception() is None
 
 
 def test_tokens_and_types_make_a_difference() -> None:

@@ -9,10 +9,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from beicli.engine.batch import Batch, EngineOutput, TokenSequence
-from beicli.errors import EngineError, EngineLostError, UnhealthyError
+from beicli.errors import (
+    DeadlineExceededError,
+    DeadlineTooSoonError,
+    EngineError,
+    EngineLostError,
+    QueueFullError,
+    UnhealthyError,
+)
+from beicli.scheduler.admission import AdmissionLimits
 from beicli.scheduler.cost import MIN_OBSERVED_BATCHES, REFIT_AFTER_BATCHES
 from beicli.scheduler.queue import BatchLimits
-from beicli.scheduler.scheduler import BatchScheduler, FinishedBatch
+from beicli.scheduler.scheduler import BatchScheduler, FinishedBatch, ForwardResult
+from beicli.scheduler.terms import Priority, Terms
 
 LIMITS = BatchLimits(max_num_tokens=256, max_batch_size=16, preferred_num_tokens=64)
 POISON = 666
@@ -57,9 +66,12 @@ def run(
     engine: FakeEngine,
     scenario: Callable[[BatchScheduler], Awaitable[None]],
     on_batch: Callable[[FinishedBatch], None] | None = None,
+    admission: AdmissionLimits | None = None,
 ) -> None:
     async def main() -> None:
-        scheduler = BatchScheduler(engine, LIMITS, on_batch=on_batch)
+        scheduler = BatchScheduler(
+            engine, LIMITS, on_batch=on_batch, admission=admission or AdmissionLimits()
+        )
         try:
             await scenario(scheduler)
         finally:
@@ -383,3 +395,166 @@ def test_the_wait_is_unknown_until_batches_were_seen() -> None:
         await asyncio.gather(*tasks)
 
     run(engine, scenario)
+
+
+async def learn_costs(scheduler: BatchScheduler) -> None:
+    for i in range(MIN_OBSERVED_BATCHES + REFIT_AFTER_BATCHES):
+        await scheduler.submit([ids(i, 1 + i % 60)])
+
+
+class SlowEngine(FakeEngine):
+    """Takes 2 ms a batch, so that there is a wait to estimate."""
+
+    def forward(self, batch: Batch) -> EngineOutput:
+        time.sleep(0.002)
+        return super().forward(batch)
+
+
+def test_a_query_is_computed_before_documents_that_came_first() -> None:
+    engine = FakeEngine(num_slots=1)
+    engine.gate.clear()
+
+    async def scenario(scheduler: BatchScheduler) -> None:
+        running = asyncio.create_task(scheduler.submit([ids(0)]))
+        await until(lambda: scheduler.stalled_for_s() > 0)
+        # More tokens than a batch takes make it bulk work; a header may say so of anything.
+        documents = asyncio.create_task(scheduler.submit([ids(i, 32) for i in range(10, 14)]))
+        marked = asyncio.create_task(
+            scheduler.submit([ids(20, 64)], terms=Terms(priority=Priority.BULK))
+        )
+        await until(lambda: scheduler.num_waiting == 5)
+        query = asyncio.create_task(scheduler.submit([ids(1, 60)]))
+        await until(lambda: scheduler.num_waiting == 6)
+        engine.gate.set()
+        await asyncio.gather(running, documents, marked, query)
+
+    run(engine, scenario)
+
+    assert engine.batches == [[0], [1], [10, 11], [12, 13], [20]]
+
+
+def test_what_is_past_its_deadline_is_not_computed() -> None:
+    engine = FakeEngine(num_slots=1)
+    engine.gate.clear()
+
+    async def scenario(scheduler: BatchScheduler) -> None:
+        running = asyncio.create_task(scheduler.submit([ids(0)]))
+        await until(lambda: scheduler.stalled_for_s() > 0)
+        soon = Terms(deadline=time.monotonic() + 0.01)
+        late = asyncio.create_task(scheduler.submit([ids(1), ids(2)], terms=soon))
+        patient = asyncio.create_task(scheduler.submit([ids(2)]))
+        await until(lambda: scheduler.num_waiting == 2)
+        await asyncio.sleep(0.02)
+        engine.gate.set()
+        with pytest.raises(DeadlineExceededError):
+            await late
+        await asyncio.gather(running, patient)
+        assert scheduler.num_waiting == 0
+
+    run(engine, scenario)
+
+    assert engine.batches == [[0], [2]]
+
+
+def test_a_deadline_that_the_queue_cannot_keep_is_refused_at_once() -> None:
+    engine = SlowEngine(num_slots=1)
+
+    async def scenario(scheduler: BatchScheduler) -> None:
+        await learn_costs(scheduler)
+        engine.gate.clear()
+        tasks = [asyncio.create_task(scheduler.submit([ids(i, 64)])) for i in range(60)]
+        await until(lambda: scheduler.num_waiting == 59)
+        soon = Terms(deadline=time.monotonic() + 0.01)
+        with pytest.raises(DeadlineTooSoonError) as caught:
+            await scheduler.submit([ids(100)], terms=soon)
+        with pytest.raises(DeadlineTooSoonError):
+            scheduler.check_admission(soon)
+        assert caught.value.queue["waiting_inputs"] == 59
+        assert scheduler.num_waiting == 59
+        later = asyncio.create_task(
+            scheduler.submit([ids(100)], terms=Terms(deadline=time.monotonic() + 60))
+        )
+        await until(lambda: scheduler.num_waiting == 60)
+        engine.gate.set()
+        await asyncio.gather(*tasks, later)
+
+    run(engine, scenario)
+
+
+def test_whole_requests_are_refused_where_the_wait_is_too_long_and_admitted_afterwards() -> None:
+    engine, bulk = SlowEngine(num_slots=1), Terms(Priority.BULK)
+
+    async def scenario(scheduler: BatchScheduler) -> None:
+        await learn_costs(scheduler)
+        engine.gate.clear()
+        large = asyncio.create_task(scheduler.submit([ids(i, 64) for i in range(60)]))
+        await until(lambda: scheduler.num_waiting == 59)
+        with pytest.raises(QueueFullError):
+            await scheduler.submit([ids(i) for i in range(100, 103)], terms=bulk)
+        with pytest.raises(QueueFullError):
+            scheduler.check_admission(bulk)
+        assert scheduler.num_waiting == 59
+        engine.gate.set()
+        await large
+        await scheduler.submit([ids(i, 64) for i in range(100, 110)], terms=bulk)
+
+    run(engine, scenario, admission=AdmissionLimits(max_wait_s=0.02))
+
+
+def test_documents_that_wait_do_not_make_a_query_wait_too_long() -> None:
+    engine = SlowEngine(num_slots=1)
+
+    async def scenario(scheduler: BatchScheduler) -> None:
+        await learn_costs(scheduler)
+        engine.gate.clear()
+        bulk = [ids(i, 64) for i in range(60)]
+        documents = asyncio.create_task(scheduler.submit(bulk))
+        await until(lambda: scheduler.num_waiting == 59)
+        with pytest.raises(QueueFullError):
+            await scheduler.submit([ids(i, 64) for i in range(100, 102)])
+        query = asyncio.create_task(first_values(scheduler, [ids(200)]))
+        await until(lambda: scheduler.num_waiting == 60)
+        engine.gate.set()
+        assert await query == [200]
+        await documents
+
+    run(engine, scenario, admission=AdmissionLimits(max_wait_s=0.02))
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    requests=st.lists(
+        st.tuples(
+            st.lists(st.integers(0, 9), min_size=1, max_size=6),
+            st.sampled_from(Priority),
+            st.sampled_from([0.0, 0.0005, 0.002, None]),
+            st.integers(0, 3),
+        ),
+        max_size=15,
+    ),
+    num_slots=st.integers(1, 3),
+)
+def test_whoever_is_admitted_is_answered_exactly_once_or_told_that_its_time_is_over(
+    requests: list[tuple[list[int], Priority, float | None, int]], num_slots: int
+) -> None:
+    async def scenario(scheduler: BatchScheduler) -> None:
+        tasks = []
+        for numbers, priority, time_s, turns in requests:
+            deadline = float("inf") if time_s is None else time.monotonic() + time_s
+            terms = Terms(priority, deadline)
+            tasks.append(
+                asyncio.create_task(scheduler.submit([ids(i, i + 1) for i in numbers], terms=terms))
+            )
+            for _ in range(turns):
+                await asyncio.sleep(0)
+        async with asyncio.timeout(10):
+            answers = await asyncio.gather(*tasks, return_exceptions=True)
+        for (numbers, _, time_s, _), answer in zip(requests, answers, strict=True):
+            if isinstance(answer, DeadlineExceededError | DeadlineTooSoonError):
+                assert time_s is not None
+                continue
+            assert isinstance(answer, ForwardResult)
+            assert [int(row[0]) for row in answer.outputs] == numbers
+        assert scheduler.num_waiting == 0
+
+    run(FakeEngine(num_slots), scenario)

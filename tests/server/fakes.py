@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from beicli.artifact.manifest import FORMAT_VERSION, Limits, Manifest, Source, TensorInfo
 from beicli.engine.batch import Batch, EngineOutput, Float32
 from beicli.model.spec import ModelSpec, Pooling, ScoreActivation, Task
+from beicli.pipeline.loaded_engine import PipelineLimits
 from beicli.pipeline.pipeline import InferencePipeline
 from beicli.pipeline.tokenizer import Tokenizer
 from beicli.server.app import create_app
@@ -227,7 +228,10 @@ def make_manifest(task: Task = Task.EMBEDDING, *, has_tokens: bool = True) -> Ma
 
 
 def make_pipeline(
-    engine: FakeEngine, *, metrics: ServerMetrics | None = None, result_cache_bytes: int = 0
+    engine: FakeEngine,
+    *,
+    metrics: ServerMetrics | None = None,
+    limits: PipelineLimits = PipelineLimits(),  # noqa: B008 - frozen
 ) -> InferencePipeline:
     """Make a pipeline; call it where an event loop runs."""
     on_batch = None if metrics is None else metrics.observe_batch
@@ -237,7 +241,7 @@ def make_pipeline(
         make_tokenizer(),
         engine,
         on_batch=on_batch,
-        result_cache_bytes=result_cache_bytes,
+        limits=limits,
     )
 
 
@@ -278,7 +282,7 @@ def ask_all(
     async def run() -> list[httpx2.Response]:
         metrics, given = ServerMetrics(), options or ServerOptions()
         with make_pipeline(
-            engine or FakeEngine(), metrics=metrics, result_cache_bytes=given.result_cache_bytes
+            engine or FakeEngine(), metrics=metrics, limits=given.pipeline
         ) as pipeline:
             app = create_app(pipeline, given, metrics=metrics, admission=admission)
             transport = httpx2.ASGITransport(app)
@@ -335,7 +339,9 @@ class LiveServer:
             self.metrics = ServerMetrics()
             with (
                 closing(bind_socket(self._options.host, self._options.port)) as listener,
-                make_pipeline(self.engine, metrics=self.metrics) as self.pipeline,
+                make_pipeline(
+                    self.engine, metrics=self.metrics, limits=self._options.pipeline
+                ) as self.pipeline,
             ):
                 await serve_pipeline(
                     self.pipeline,

@@ -1,4 +1,5 @@
 import asyncio
+import json
 from collections.abc import Awaitable, Callable
 
 import httpx2
@@ -7,6 +8,7 @@ from starlette.types import Message, Receive, Scope, Send
 from tests.server.fakes import FakeEngine, ask, make_pipeline
 
 from beicli.errors import OverloadedError, PayloadTooLargeError, UnhealthyError
+from beicli.scheduler.admission import QueueState
 from beicli.server.app import create_app
 from beicli.server.errors import BodyTimeoutError, ClientLeftError, error_response
 from beicli.server.exchange import Admission, DisconnectWatch, FinishRequestBody, read_body
@@ -164,7 +166,8 @@ def test_abort_ends_everyone_inside_and_lets_nobody_in() -> None:
 )
 def test_who_is_refused_hears_when_to_come_back(wait_s: float | None, retry_after: int) -> None:
     admission = Admission(0)
-    admission.estimate_wait_s = lambda: wait_s
+    queue = QueueState(num_sequences=5, num_tokens=70, wait_s=wait_s)
+    admission.queue_state = lambda: queue
 
     with pytest.raises(OverloadedError) as caught, admission:
         pass
@@ -173,6 +176,9 @@ def test_who_is_refused_hears_when_to_come_back(wait_s: float | None, retry_afte
     assert caught.value.hint == f"0 requests are being served; retry after {when}"
     response = error_response(caught.value, path="/embed")
     assert response.headers["retry-after"] == str(retry_after)
+    shown = json.loads(bytes(response.body))["queue"]
+    wait = {} if wait_s is None else {"estimated_wait_ms": round(wait_s * 1000)}
+    assert shown == {"waiting_inputs": 5, "waiting_tokens": 70, **wait}
 
 
 def spelled(number: int) -> str:
@@ -215,7 +221,9 @@ def test_a_request_too_many_gets_429_whole_however_few_its_inputs(
     assert {response.status_code for response in (*served, health)} == {200}
     assert refused.status_code == 429
     assert refused.headers["retry-after"] == "1"
-    assert refused.json()["error"] == {
+    error = refused.json()["error"]
+    assert error.pop("queue")["waiting_inputs"] >= 100
+    assert error == {
         "message": "Model is overloaded",
         "type": "rate_limit_error",
         "param": None,

@@ -5,6 +5,7 @@ from tests.server.fakes import DIMENSION, FakeEngine, ask_all
 
 from beicli import __version__
 from beicli.model.spec import Task
+from beicli.pipeline.loaded_engine import PipelineLimits
 from beicli.pipeline.result_cache import ENTRY_OVERHEAD_BYTES
 from beicli.scheduler.scheduler import FinishedBatch
 from beicli.server.exchange import Admission
@@ -22,7 +23,7 @@ def scrape(
 ) -> dict[str, float]:
     """Samples of `/metrics` by name and labels, after some requests."""
     requests = [("POST", route, {"json": body}) for body in bodies]
-    options = ServerOptions(result_cache_bytes=result_cache_bytes)
+    options = ServerOptions(pipeline=PipelineLimits(result_cache_bytes=result_cache_bytes))
     responses = ask_all([*requests, ("GET", "/metrics", {})], engine=engine, options=options)
     return parse_samples(responses[-1].text)
 

@@ -11,6 +11,7 @@ from beicli.cli.console import print_warning, say
 
 if TYPE_CHECKING:
     from beicli.artifact.manifest import Manifest
+    from beicli.pipeline.loaded_engine import PipelineLimits
 
 
 def serve(
@@ -36,6 +37,22 @@ def serve(
             help="Requests inside the server; the next is told to retry.",
         ),
     ] = 2048,
+    max_wait_s: Annotated[
+        float,
+        typer.Option(
+            envvar="BEI_MAX_WAIT_S",
+            min=0,
+            help="Longest estimated wait for the engine; who would wait longer is told to retry.",
+        ),
+    ] = 120.0,
+    max_waiting_tokens: Annotated[
+        int,
+        typer.Option(
+            envvar="BEI_MAX_WAITING_TOKENS",
+            min=1,
+            help="Tokens that may wait for the engine, of all requests.",
+        ),
+    ] = 16_000_000,
     max_body_mib: Annotated[
         int, typer.Option(envvar="BEI_MAX_BODY_MIB", min=1, help="Longest request body, in MiB.")
     ] = 64,
@@ -172,7 +189,7 @@ def serve(
         on_too_long=on_too_long,
         rerank_order=rerank_order,
         api_keys=_read_api_keys(api_key, api_key_file),
-        result_cache_bytes=result_cache_mib * 1024 * 1024,
+        pipeline=_pipeline_limits(max_wait_s, max_waiting_tokens, result_cache_mib),
         log_format=log_format,
         access_log=access_log,
         drain_timeout_s=drain_timeout_s,
@@ -207,6 +224,18 @@ def serve(
         from beicli.server.replicas.supervisor import run_replicas
 
         run_replicas(artifact, options, num_replicas=num_replicas, on_ready=announce)
+
+
+def _pipeline_limits(
+    max_wait_s: float, max_waiting_tokens: int, result_cache_mib: int
+) -> "PipelineLimits":
+    from beicli.pipeline.loaded_engine import PipelineLimits
+    from beicli.scheduler.admission import AdmissionLimits
+
+    return PipelineLimits(
+        admission=AdmissionLimits(max_wait_s=max_wait_s, max_waiting_tokens=max_waiting_tokens),
+        result_cache_bytes=result_cache_mib * 1024 * 1024,
+    )
 
 
 def _num_replicas(asked: str) -> int:

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
@@ -22,11 +23,25 @@ from beicli.pipeline.result_cache import CacheStatistics, ResultCache
 from beicli.pipeline.results import Timing, Usage
 from beicli.pipeline.tokenizer import Encoding, Tokenizer
 from beicli.pipeline.tokenizer_pool import TokenizerPool
+from beicli.scheduler.admission import AdmissionLimits, QueueState
 from beicli.scheduler.queue import BatchLimits
 from beicli.scheduler.requests import work_key
 from beicli.scheduler.scheduler import BatchScheduler, FinishedBatch, ForwardResult
+from beicli.scheduler.terms import Terms, current_terms
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PipelineLimits:
+    """What a pipeline may hold.
+
+    admission: how much may wait for the engine.
+    result_cache_bytes: for rows that were computed before; 0 keeps none.
+    """
+
+    admission: AdmissionLimits = field(default_factory=AdmissionLimits)
+    result_cache_bytes: int = 0
 
 
 class LoadedEngine:
@@ -39,22 +54,21 @@ class LoadedEngine:
         engine: Engine,
         *,
         on_batch: Callable[[FinishedBatch], None] | None = None,
-        result_cache_bytes: int = 0,
+        limits: PipelineLimits = PipelineLimits(),
     ) -> None:
-        """on_batch: hears of every forward pass.
-
-        result_cache_bytes: for rows that were computed before; 0 keeps none.
-        """
+        """on_batch: hears of every forward pass."""
         self._manifest = manifest
         self._tokenizer = tokenizer
         self._threads = TokenizerPool(num_threads=available_cpus())
-        limits = BatchLimits(
+        batch_limits = BatchLimits(
             max_num_tokens=manifest.limits.max_num_tokens,
             max_batch_size=manifest.limits.max_batch_size,
             preferred_num_tokens=engine.preferred_num_tokens,
         )
-        self._scheduler = BatchScheduler(engine, limits, on_batch=on_batch)
-        self._cache = ResultCache(result_cache_bytes) if result_cache_bytes else None
+        self._scheduler = BatchScheduler(
+            engine, batch_limits, on_batch=on_batch, admission=limits.admission
+        )
+        self._cache = ResultCache(limits.result_cache_bytes) if limits.result_cache_bytes else None
         self._has_pooled_output = manifest.model.task is not Task.TOKEN_CLASSIFICATION
         self._canary = tokenizer.encode(["ready"])[0].sequence
 
@@ -65,7 +79,7 @@ class LoadedEngine:
         *,
         options: EngineOptions | None = None,
         on_batch: Callable[[FinishedBatch], None] | None = None,
-        result_cache_bytes: int = 0,
+        limits: PipelineLimits = PipelineLimits(),
     ) -> Self:
         """Load the engine and the tokenizer of an opened engine directory."""
         engine = load_engine(artifact, options or EngineOptions())
@@ -75,7 +89,7 @@ class LoadedEngine:
             tokenizer,
             engine,
             on_batch=on_batch,
-            result_cache_bytes=result_cache_bytes,
+            limits=limits,
         )
 
     @property
@@ -99,6 +113,14 @@ class LoadedEngine:
     def estimated_wait_s(self) -> float | None:
         """How long what waits will take; None while that is not known yet."""
         return self._scheduler.estimated_wait_s()
+
+    def queue_state(self) -> QueueState:
+        """What waits."""
+        return self._scheduler.queue_state()
+
+    def check_admission(self, terms: Terms) -> None:
+        """Raise OverloadedError where the smallest request on these terms would be refused."""
+        self._scheduler.check_admission(terms)
 
     def cache_statistics(self) -> CacheStatistics | None:
         """What became of the cache of results; None without one."""
@@ -178,14 +200,18 @@ class LoadedEngine:
         """Take from the cache what is there, and compute the rest."""
         cache = self._cache
         if cache is None:
-            return await self._scheduler.submit(sequences, needs_tokens=needs_tokens)
+            return await self._scheduler.submit(
+                sequences, needs_tokens=needs_tokens, terms=current_terms()
+            )
         keys = [work_key(sequence, needs_tokens=needs_tokens) for sequence in sequences]
         found = [cache.get(key) for key in keys]
         missing = [index for index, row in enumerate(found) if row is None]
         if not missing:
             return ForwardResult([row for row in found if row is not None], 0.0, 0.0)
         result = await self._scheduler.submit(
-            [sequences[index] for index in missing], needs_tokens=needs_tokens
+            [sequences[index] for index in missing],
+            needs_tokens=needs_tokens,
+            terms=current_terms(),
         )
         for index, row in zip(missing, result.outputs, strict=True):
             cache.put(keys[index], row)

@@ -13,7 +13,7 @@ from beicli.engine.batch import Float32
 from beicli.errors import WrongTaskError
 from beicli.model.spec import Task
 from beicli.pipeline.entities import AggregationStrategy, EntityFinder
-from beicli.pipeline.loaded_engine import LoadedEngine
+from beicli.pipeline.loaded_engine import LoadedEngine, PipelineLimits
 from beicli.pipeline.postprocess import (
     activate,
     check_dimensions,
@@ -55,7 +55,7 @@ class InferencePipeline(LoadedEngine):
         engine: Engine,
         *,
         on_batch: Callable[[FinishedBatch], None] | None = None,
-        result_cache_bytes: int = 0,
+        limits: PipelineLimits = PipelineLimits(),  # noqa: B008 - frozen
     ) -> None:
         # First, since this refuses a damaged prompt and the engine's threads do not run yet.
         self._scoring = ScoringEncoder(tokenizer, manifest.model.rerank_template)
@@ -64,7 +64,7 @@ class InferencePipeline(LoadedEngine):
             tokenizer,
             engine,
             on_batch=on_batch,
-            result_cache_bytes=result_cache_bytes,
+            limits=limits,
         )
 
     async def embed(

@@ -65,6 +65,11 @@ class Workload:
         longest, size = max(lengths), len(lengths)
         return cls(longest * size, longest * longest * size)
 
+    @classmethod
+    def of_sequences(cls, lengths: Sequence[int]) -> "Workload":
+        """Return the work of sequences in one batch without padding, the least it can be."""
+        return cls(sum(lengths), sum(length * length for length in lengths))
+
 
 class CostModel:
     """Fits the cost of batches to the times they took.

@@ -3,7 +3,8 @@
 Pure and synchronous: no clock, no lock, no event loop. Threads and futures are in `scheduler.py`.
 
 A batch is formed in four steps:
-1. Look at a window of the queue's head, about eight batches deep; drop entries nobody waits for.
+1. Look at a window of the queue's head, about eight batches deep; drop entries nobody waits for,
+   and set those aside that could not be finished in time.
 2. Take the oldest entry, whatever its length: it leaves with this batch, so nothing starves.
 3. Add its neighbours in length, least padding first, while the share of real tokens in the
    batch's cost grows and count x longest fits the budget.
@@ -30,12 +31,15 @@ class Queued(Protocol):
 
     num_tokens: its length, special tokens included.
     cancelled: whether nobody waits for it any more; then it stays so.
+    latest_start_at: after which nobody wants it begun; infinite for most.
     """
 
     @property
     def num_tokens(self) -> int: ...
     @property
     def cancelled(self) -> bool: ...
+    @property
+    def latest_start_at(self) -> float: ...
 
 
 E = TypeVar("E", bound=Queued)
@@ -69,6 +73,7 @@ class SequenceQueue(Generic[E]):
         self.cost = BatchCost()
         self._limits = limits
         self._waiting: deque[E] = deque()
+        self._expired: list[E] = []
         self._num_tokens = 0
         self._num_pairs = 0
 
@@ -102,13 +107,14 @@ class SequenceQueue(Generic[E]):
         self._waiting.extend(entries)
         self._count(entries, 1)
 
-    def take_batch(self, *, num_free_slots: int = 1) -> list[E]:
+    def take_batch(self, *, num_free_slots: int = 1, now: float = float("-inf")) -> list[E]:
         """Remove and return the next batch; empty only when nobody waits.
 
         num_free_slots: slots that could take a batch now, the asking one included. A short queue
         is shared among them, so one request alone on the machine uses all of it.
+        now: what had to start before is set aside for `take_expired`.
         """
-        window = self._take_window()
+        window = self._take_window(now)
         if not window:
             return []
         budget = self._budget(window, num_free_slots)
@@ -118,18 +124,27 @@ class SequenceQueue(Generic[E]):
         self._count(taken, -1)
         return taken
 
+    def take_expired(self) -> list[E]:
+        """Remove and return what waited until it could start no more."""
+        expired, self._expired = self._expired, []
+        return expired
+
     def _count(self, entries: Iterable[E], sign: int) -> None:
         for entry in entries:
             self._num_tokens += sign * entry.num_tokens
             self._num_pairs += sign * entry.num_tokens**2
 
-    def _take_window(self) -> list[E]:
+    def _take_window(self, now: float) -> list[E]:
         window: list[E] = []
         remaining = WINDOW_IN_BATCHES * self._limits.preferred_num_tokens
         while self._waiting and remaining > 0 and len(window) < WINDOW_MAX_SEQUENCES:
             entry = self._waiting.popleft()
             if entry.cancelled:
                 self._count([entry], -1)
+                continue
+            if entry.latest_start_at < now:
+                self._count([entry], -1)
+                self._expired.append(entry)
                 continue
             window.append(entry)
             remaining -= entry.num_tokens

@@ -12,15 +12,23 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-
-import numpy as np
+from functools import partial
 
 from beicli.engine.base import Engine
-from beicli.engine.batch import Batch, EngineOutput, Float32, TokenSequence
+from beicli.engine.batch import Batch, Float32, TokenSequence
 from beicli.errors import EngineLostError, UnhealthyError
+from beicli.scheduler.admission import (
+    AdmissionLimits,
+    QueueState,
+    check_deadline,
+    check_limits,
+)
 from beicli.scheduler.cost import CostModel, Workload
-from beicli.scheduler.queue import BatchLimits, SequenceQueue
-from beicli.scheduler.requests import NotFiniteError, Request, Requests, Work
+from beicli.scheduler.lanes import Lanes
+from beicli.scheduler.outputs import fail_what_is_not_finite, rows_of
+from beicli.scheduler.queue import BatchLimits
+from beicli.scheduler.requests import Request, Requests, Work
+from beicli.scheduler.terms import NO_TERMS, Priority, Terms
 
 logger = logging.getLogger(__name__)
 
@@ -80,12 +88,14 @@ class BatchScheduler:
         limits: BatchLimits,
         *,
         on_batch: Callable[[FinishedBatch], None] | None = None,
+        admission: AdmissionLimits = AdmissionLimits(),  # noqa: B008 - frozen
     ) -> None:
         self._engine = engine
         self._limits = limits
+        self._admission = admission
         self._on_batch = on_batch
         self._loop = asyncio.get_running_loop()
-        self._queue: SequenceQueue[Work] = SequenceQueue(limits)
+        self._queue: Lanes[Work] = Lanes(limits)
         self._requests = Requests(engine.padded_length)
         self._costs = CostModel()
         self._state_changed = threading.Condition()
@@ -116,13 +126,27 @@ class BatchScheduler:
         """Distinct sequences in the queue."""
         return len(self._queue)
 
-    def estimated_wait_s(self) -> float | None:
-        """How long the slots compute at what is queued; None while that is not known yet."""
-        waiting = self._queue.workload()
-        if waiting.num_tokens == 0:
+    def estimated_wait_s(self, priority: Priority = Priority.BULK) -> float | None:
+        """How long until new work of this priority is begun; None while that is not known yet."""
+        ahead, share = self._queue.work_ahead_of(priority)
+        if ahead.num_tokens == 0:
             return 0.0
-        computing_s = self._costs.estimate_s(waiting)
-        return None if computing_s is None else computing_s / self._engine.num_slots
+        computing_s = self._costs.estimate_s(ahead)
+        return None if computing_s is None else computing_s / self._engine.num_slots / share
+
+    def queue_state(self, priority: Priority = Priority.BULK) -> QueueState:
+        """What waits, as new work of this priority finds it."""
+        return QueueState(
+            num_sequences=len(self._queue),
+            num_tokens=self._queue.num_tokens,
+            wait_s=self.estimated_wait_s(priority),
+        )
+
+    def check_admission(self, terms: Terms) -> None:
+        """Raise OverloadedError where the smallest request on these terms would be refused."""
+        queue = self.queue_state(terms.priority or Priority.INTERACTIVE)
+        check_limits(queue, 0, self._admission)
+        check_deadline(queue, 0.0, terms.deadline - time.monotonic())
 
     @property
     def lost(self) -> EngineLostError | None:
@@ -147,21 +171,28 @@ class BatchScheduler:
         return float("inf") if at is None else time.monotonic() - at
 
     async def submit(
-        self, sequences: Sequence[TokenSequence], *, needs_tokens: bool = False
+        self,
+        sequences: Sequence[TokenSequence],
+        *,
+        needs_tokens: bool = False,
+        terms: Terms = NO_TERMS,
     ) -> ForwardResult:
         """Queue a request's sequences and wait for all their outputs.
 
         needs_tokens: wait for the output of every token, not for that of each sequence.
+        terms: without a priority a request of more tokens than one batch takes is bulk work.
         Rows may be shared with other callers, and must not be written to.
         Cancelling the awaiting task takes what nobody else waits for out of the queue.
-        Raises EngineError if a sequence cannot be computed, UnhealthyError while closing and once
-        the engine is lost, and ValueError if a sequence is empty or above the token limit.
+        Raises EngineError if a sequence cannot be computed, OverloadedError if too much waits or
+        the deadline comes too soon, DeadlineExceededError if it came while the request waited,
+        UnhealthyError while closing and once the engine is lost, and ValueError if a sequence is
+        empty or above the token limit.
         """
         num = len(sequences)
-        request = Request(self._loop.create_future(), time.monotonic(), [None] * num)
+        request = self._admit([len(sequence) for sequence in sequences], terms)
         fresh = self._requests.join(request, sequences, needs_tokens=needs_tokens)
         try:
-            self._push(fresh)
+            self._push(fresh, request.priority)
             await request.done
         finally:
             self._requests.leave(request)
@@ -173,6 +204,21 @@ class BatchScheduler:
         assert len(outputs) == num, "a finished request misses rows; this is a bug"
         return ForwardResult(outputs, request.queue_s / num, request.inference_s / num)
 
+    def _admit(self, lengths: Sequence[int], terms: Terms) -> Request:
+        """Return the request of inputs of such lengths, or raise OverloadedError."""
+        num_tokens = sum(lengths)
+        is_large = num_tokens > self._limits.preferred_num_tokens
+        priority = terms.priority or (Priority.BULK if is_large else Priority.INTERACTIVE)
+        queue, now = self.queue_state(priority), time.monotonic()
+        check_limits(queue, num_tokens, self._admission)
+        request = Request(self._loop.create_future(), now, [None] * len(lengths), priority)
+        if terms.deadline < float("inf") and lengths:
+            whole_s = self._costs.estimate_s(Workload.of_sequences(lengths)) or 0.0
+            check_deadline(queue, whole_s / self._engine.num_slots, terms.deadline - now)
+            longest_s = self._costs.estimate_s(Workload.of_batch([max(lengths)])) or 0.0
+            request.latest_start_at = terms.deadline - longest_s
+        return request
+
     def close(self) -> None:
         """Refuse new requests, finish those in the queue, end the threads and free the engine."""
         with self._state_changed:
@@ -182,11 +228,11 @@ class BatchScheduler:
             thread.join()
         self._engine.close()
 
-    def _push(self, work: list[Work]) -> None:
+    def _push(self, work: list[Work], priority: Priority) -> None:
         with self._state_changed:
             if self._closing:
                 raise UnhealthyError("the server is shutting down")
-            self._queue.push(work)
+            self._queue.push(work, priority)
             self._state_changed.notify(len(work))
 
     def _run_slot(self, slot: int) -> None:
@@ -201,11 +247,7 @@ class BatchScheduler:
             is_typical = is_typical and len(running) == self._engine.num_slots
             del running[slot]
             computed = _Computed(work, started_at, time.monotonic(), is_typical)
-            try:
-                self._loop.call_soon_threadsafe(self._finish, computed)
-            except RuntimeError:
-                # The loop is closed, and with it everyone who waited.
-                logger.warning("the event loop closed while a batch was running")
+            self._tell_loop(partial(self._finish, computed))
 
     def _next_batch(self) -> list[Work]:
         """Wait for work; empty when there is none and none will come."""
@@ -213,12 +255,33 @@ class BatchScheduler:
             self._num_idle_slots += 1
             try:
                 while True:
-                    work = self._queue.take_batch(num_free_slots=self._num_idle_slots)
+                    now = time.monotonic()
+                    work = self._queue.take_batch(num_free_slots=self._num_idle_slots, now=now)
+                    for item in work:
+                        item.is_running = True
+                    if expired := self._queue.take_expired():
+                        self._tell_loop(partial(self._expire, expired, now))
                     if work or self._closing:
                         return work
                     self._state_changed.wait()
             finally:
                 self._num_idle_slots -= 1
+
+    def _tell_loop(self, callback: Callable[[], None]) -> None:
+        try:
+            self._loop.call_soon_threadsafe(callback)
+        except RuntimeError:
+            # The loop is closed, and with it everyone who waited.
+            logger.warning("the event loop closed while a batch was running")
+
+    def _expire(self, expired: list[Work], now: float) -> None:
+        """On the event loop: fail those whose time is over; others may have joined meanwhile."""
+        for work in self._requests.expire(expired, now=now):
+            try:
+                self._push([work], work.priority)
+            except UnhealthyError as error:
+                work.failure = error
+                self._requests.finish([work], started_at=now, finished_at=now)
 
     def _run_batch(self, work: list[Work]) -> bool:
         """Compute `work` and store rows or failures; a failing batch is split in half.
@@ -232,15 +295,14 @@ class BatchScheduler:
                 needs_tokens=any(item.needs_tokens for item in work),
             )
             output = self._engine.forward(batch)
-            rows = _rows(work, batch, output)
+            rows = rows_of(work, batch, output)
         except Exception as error:  # noqa: BLE001 - the boundary to a foreign runtime
             self._split_or_fail(work, error)
             return False
         self._last_forward_at = time.monotonic()
         for item, row in zip(work, rows, strict=True):
             item.row = row
-        if not all(np.isfinite(values).all() for values in _given(output)):
-            _fail_what_is_not_finite(work)
+        fail_what_is_not_finite(work, output)
         return True
 
     def _split_or_fail(self, work: list[Work], error: Exception) -> None:
@@ -281,32 +343,3 @@ class BatchScheduler:
                     estimated_s=estimated_s,
                 )
             )
-
-
-def _rows(work: list[Work], batch: Batch, output: EngineOutput) -> list[Float32]:
-    """Give each piece of work its part of the output, of its tokens or of itself.
-
-    Requests that want the one and requests that want the other may share a batch.
-    """
-    for values in _given(output):
-        # Requests share rows.
-        values.flags.writeable = False
-    starts = batch.cu_seqlens
-    rows = []
-    for index, item in enumerate(work):
-        source = output.tokens if item.needs_tokens else output.pooled
-        assert source is not None, "the pipeline asks for what the engine has"
-        rows.append(
-            source[starts[index] : starts[index + 1]] if item.needs_tokens else source[index]
-        )
-    return rows
-
-
-def _given(output: EngineOutput) -> list[Float32]:
-    return [values for values in (output.pooled, output.tokens) if values is not None]
-
-
-def _fail_what_is_not_finite(work: list[Work]) -> None:
-    for item in work:
-        if item.row is None or not np.isfinite(item.row).all():
-            item.failure = NotFiniteError()

@@ -52,7 +52,7 @@ def create_app(
         metrics=metrics or ServerMetrics(),
         admission=admission or Admission(options.max_concurrent_requests),
     )
-    state.admission.estimate_wait_s = pipeline.estimated_wait_s
+    state.admission.queue_state = pipeline.queue_state
     state.metrics.watch_queue(lambda: pipeline.num_waiting, pipeline.estimated_wait_s)
     if pipeline.cache_statistics() is not None:
         state.metrics.watch_cache(pipeline.cache_statistics)

@@ -13,12 +13,15 @@ from beicli.errors import (
     BatchTooLargeError,
     BeiError,
     ContentTypeError,
+    DeadlineExceededError,
+    DeadlineTooSoonError,
     EmptyInputError,
     EngineError,
     InputTooLongError,
     MalformedBodyError,
     OverloadedError,
     PayloadTooLargeError,
+    QueueFullError,
     RequestError,
     TokenizerError,
     UnhealthyError,
@@ -94,6 +97,11 @@ WORDS: Mapping[type[BeiError], Words] = {
     WrongTaskError: Words("invalid_request_error", "wrong_model_type", "model_type"),
     UnhealthyError: Words("server_error", "service_unavailable", "unhealthy"),
     OverloadedError: Words("rate_limit_error", "rate_limit_exceeded", "overloaded"),
+    QueueFullError: Words("rate_limit_error", "rate_limit_exceeded", "overloaded", "queue_full"),
+    DeadlineTooSoonError: Words(
+        "rate_limit_error", "rate_limit_exceeded", "overloaded", "deadline_too_soon"
+    ),
+    DeadlineExceededError: Words("server_error", "deadline_exceeded", "deadline"),
     RequestError: Words("invalid_request_error", "invalid_value", "validation"),
     EmptyInputError: Words("invalid_request_error", "empty_input", "validation"),
     InputTooLongError: Words(
@@ -144,16 +152,19 @@ def _openai_body(error: BeiError) -> dict[str, Any]:
         "param": error.param if isinstance(error, RequestError) else None,
         "code": words.code,
     }
-    if error.hint is not None:
-        body["hint"] = error.hint
-    return {"error": body}
+    return {"error": body | _more(error)}
 
 
 def _tei_body(error: BeiError) -> dict[str, Any]:
-    body = {"error": error.message, "error_type": error.error_type}
-    if error.hint is not None:
-        body["hint"] = error.hint
-    return body
+    return {"error": error.message, "error_type": error.error_type} | _more(error)
+
+
+def _more(error: BeiError) -> dict[str, Any]:
+    """What both shapes have beyond what their APIs say."""
+    more: dict[str, Any] = {} if error.hint is None else {"hint": error.hint}
+    if isinstance(error, OverloadedError) and error.queue:
+        more["queue"] = dict(error.queue)
+    return more
 
 
 class AnswerErrors:

@@ -4,33 +4,32 @@ The reasons are in docs/explanation/disconnects.md.
 """
 
 import asyncio
-import math
 from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Self
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from beicli.errors import ContentTypeError, OverloadedError, PayloadTooLargeError, UnhealthyError
+from beicli.errors import ContentTypeError, PayloadTooLargeError, UnhealthyError
+from beicli.scheduler.admission import QueueState, too_many_requests
 from beicli.server.errors import BodyTimeoutError, ClientLeftError
 
 # A peer that vanished without a word must not keep its place for ever.
 BODY_TIMEOUT_S = 120.0
 # How long the rest of a refused body is read, so that the client gets to see the refusal.
 LINGER_S = 10.0
-# An estimate is no promise: nobody is sent away for longer.
-MAX_RETRY_AFTER_S = 60
+_NOTHING_KNOWN = QueueState(num_sequences=0, num_tokens=0, wait_s=None)
 
 
 class Admission:
     """How many inference requests are inside, and whether more may enter; a context manager.
 
     A whole request is admitted or refused, however many inputs it has.
-    estimate_wait_s: how long what is inside will take, None while nobody knows; may be set later.
+    queue_state: what waits for the engine; may be set later.
     """
 
     def __init__(self, max_concurrent_requests: int) -> None:
-        self.estimate_wait_s: Callable[[], float | None] = lambda: None
+        self.queue_state: Callable[[], QueueState] = lambda: _NOTHING_KNOWN
         self._max_concurrent_requests = max_concurrent_requests
         self._inside: set[asyncio.Task[object]] = set()
         self._aborted = False
@@ -59,7 +58,7 @@ class Admission:
         if self._aborted:
             raise UnhealthyError("the server is shutting down")
         if len(self._inside) >= self._max_concurrent_requests:
-            raise self._overloaded()
+            raise too_many_requests(self._max_concurrent_requests, self.queue_state())
         self._inside.add(_current_task())
         return self
 
@@ -74,16 +73,6 @@ class Admission:
         if self._aborted and exc_type is asyncio.CancelledError:
             task.uncancel()
             raise UnhealthyError("the server is shutting down") from exc
-
-    def _overloaded(self) -> OverloadedError:
-        wait_s = self.estimate_wait_s() or 0.0
-        retry_after_s = min(max(math.ceil(wait_s), 1), MAX_RETRY_AFTER_S)
-        when = "a second" if retry_after_s == 1 else f"{retry_after_s} seconds"
-        return OverloadedError(
-            "Model is overloaded",
-            hint=f"{self._max_concurrent_requests} requests are being served; retry after {when}",
-            retry_after_s=retry_after_s,
-        )
 
 
 class DisconnectWatch:

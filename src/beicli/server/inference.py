@@ -22,6 +22,7 @@ from beicli.server.metrics import Family, RequestSize, ServerMetrics
 from beicli.server.negotiation import Answer, Negotiated, negotiate
 from beicli.server.options import ServerOptions
 from beicli.server.records import RequestRecord, record_of
+from beicli.server.terms import read_terms, within
 from beicli.server.timings import SERVER_TIMING, server_timing
 
 
@@ -84,13 +85,17 @@ class InferenceEndpoint:
         headers: dict[bytes, bytes] = dict(scope["headers"])
         record = record_of(scope)
         try:
-            with self._state.admission:
+            terms = read_terms(headers)
+            with self._state.admission, terms.apply():
                 check_content_type(headers)
-                body = await read_body(
-                    headers, receive, max_bytes=self._state.options.max_body_bytes
-                )
-                async with DisconnectWatch(receive):
-                    response = await self._respond(body, negotiate(headers), record)
+                if self._handler.family is not None:
+                    self._state.pipeline.check_admission(terms)
+                async with within(terms.deadline):
+                    body = await read_body(
+                        headers, receive, max_bytes=self._state.options.max_body_bytes
+                    )
+                    async with DisconnectWatch(receive):
+                        response = await self._respond(body, negotiate(headers), record)
                 await response(scope, receive, send)
         except Exception as error:
             self._state.metrics.request_failed(_reason(error))

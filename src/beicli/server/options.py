@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from beicli.engine.options import EngineOptions
+from beicli.pipeline.loaded_engine import PipelineLimits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,7 +19,7 @@ class ServerOptions:
     on_too_long: what becomes of an input beyond the model's window when the request does not say.
     rerank_order: of the answers of `/rerank`: that of the texts, or best first.
     api_keys: one of them must come with every request but those for health; empty lets all in.
-    result_cache_bytes: for rows that were computed before; 0 keeps none.
+    pipeline: how much may wait for the engine, and memory for results.
     num_replicas: processes that serve together; the limits here are those of each.
     log_format: of what the server logs. access_log: whether each request gets a line there.
     drain_timeout_s: how long running requests may go on after the server was told to stop.
@@ -33,7 +34,7 @@ class ServerOptions:
     on_too_long: Literal["truncate", "error"] = "truncate"
     rerank_order: Literal["input", "score"] = "input"
     api_keys: tuple[str, ...] = field(default=(), repr=False)
-    result_cache_bytes: int = 0
+    pipeline: PipelineLimits = field(default_factory=PipelineLimits)
     num_replicas: int = 1
     log_format: Literal["text", "json"] = "text"
     access_log: bool = False

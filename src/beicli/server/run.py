@@ -84,7 +84,7 @@ async def serve(artifact: EngineArtifact, options: ServerOptions, lifecycle: Lif
             artifact,
             options=options.engine,
             on_batch=metrics.observe_batch,
-            result_cache_bytes=options.result_cache_bytes,
+            limits=options.pipeline,
         )
         try:
             async with ends_if_lost(pipeline, lifecycle):

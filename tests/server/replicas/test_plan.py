@@ -6,6 +6,8 @@ from hypothesis import strategies as st
 
 from beicli.engine.options import EngineOptions
 from beicli.errors import UsageError
+from beicli.pipeline.loaded_engine import PipelineLimits
+from beicli.scheduler.admission import AdmissionLimits
 from beicli.server.options import ServerOptions
 from beicli.server.replicas.plan import (
     HEALTHY_AFTER_S,
@@ -49,13 +51,20 @@ def test_what_is_said_of_threads_is_said_of_each_replica() -> None:
 
 @given(st.integers(1, 8), st.integers(8, 5000))
 def test_limits_of_the_server_are_divided(num_replicas: int, limit: int) -> None:
-    options = ServerOptions(max_concurrent_requests=limit, result_cache_bytes=limit)
+    admission = AdmissionLimits(max_wait_s=7, max_waiting_tokens=limit)
+    options = ServerOptions(
+        max_concurrent_requests=limit,
+        pipeline=PipelineLimits(admission=admission, result_cache_bytes=limit),
+    )
 
     shares = share(options, num_replicas=num_replicas, num_cpus=8, cpus=range(8))
 
     total = sum(each.options.max_concurrent_requests for each in shares)
     assert limit - num_replicas < total <= limit
-    assert sum(each.options.result_cache_bytes for each in shares) == total
+    limits = [each.options.pipeline for each in shares]
+    assert sum(each.result_cache_bytes for each in limits) == total
+    assert sum(each.admission.max_waiting_tokens for each in limits) == total
+    assert {each.admission.max_wait_s for each in limits} == {7}
     assert {each.options.num_replicas for each in shares} == {num_replicas}
 
 

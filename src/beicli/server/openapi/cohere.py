@@ -13,7 +13,7 @@ from beicli.server.openapi.operation import (
     Served,
     negotiated,
 )
-from beicli.server.openapi.responses import INFERENCE_HEADERS, RETURN_INPUT_TOKENS
+from beicli.server.openapi.responses import INFERENCE_HEADERS, INFERENCE_PARAMETERS
 from beicli.server.openapi.schemas import (
     COUNT,
     MAX_INTEGER,
@@ -97,7 +97,7 @@ def _embed(served: Served) -> Operation:
         answer_description="The vectors by type, each in the order of the texts.",
         content=negotiated(_embed_answer(served)),
         headers=INFERENCE_HEADERS,
-        parameters=(RETURN_INPUT_TOKENS,),
+        parameters=INFERENCE_PARAMETERS,
         errors=INFERENCE_ERRORS,
         examples=_embed_examples(),
     )
@@ -219,7 +219,7 @@ def _rerank(served: Served) -> Operation:
         answer_description="The documents' scores, best first.",
         content=negotiated(_rerank_answer()),
         headers=INFERENCE_HEADERS,
-        parameters=(RETURN_INPUT_TOKENS,),
+        parameters=INFERENCE_PARAMETERS,
         errors=INFERENCE_ERRORS,
         examples=(_rerank_example("1"),),
     )

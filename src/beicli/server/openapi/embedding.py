@@ -12,7 +12,7 @@ from beicli.server.openapi.operation import (
     Served,
     negotiated,
 )
-from beicli.server.openapi.responses import INFERENCE_HEADERS, RETURN_INPUT_TOKENS
+from beicli.server.openapi.responses import INFERENCE_HEADERS, INFERENCE_PARAMETERS
 from beicli.server.openapi.schemas import (
     COUNT,
     MODEL,
@@ -85,7 +85,7 @@ def _openai(served: Served) -> Operation:
         answer_description="The vectors, in the order of the inputs.",
         content={**negotiated(_openai_answer(served)), RAW: {}},
         headers=(*INFERENCE_HEADERS, "metadata"),
-        parameters=(RETURN_INPUT_TOKENS,),
+        parameters=INFERENCE_PARAMETERS,
         errors=INFERENCE_ERRORS,
         examples=_openai_examples(),
     )
@@ -177,7 +177,7 @@ def _embed(served: Served) -> Operation:
             RAW: {},
         },
         headers=(*INFERENCE_HEADERS, "metadata"),
-        parameters=(RETURN_INPUT_TOKENS,),
+        parameters=INFERENCE_PARAMETERS,
         errors=INFERENCE_ERRORS,
         examples=(
             Example(
@@ -211,7 +211,7 @@ def _embed_all(served: Served) -> Operation:
         answer_description="For each input a list of vectors, one a token.",
         content=negotiated(array(array(array(NUMBER, min_items=1), min_items=1), min_items=1)),
         headers=INFERENCE_HEADERS,
-        parameters=(RETURN_INPUT_TOKENS,),
+        parameters=INFERENCE_PARAMETERS,
         errors=INFERENCE_ERRORS,
         examples=(
             Example(
@@ -250,7 +250,7 @@ def _similarity(served: Served) -> Operation:
         answer_description="One cosine a sentence, in their order.",
         content=negotiated(array({"type": "number", "minimum": -1, "maximum": 1}, min_items=1)),
         headers=INFERENCE_HEADERS,
-        parameters=(RETURN_INPUT_TOKENS,),
+        parameters=INFERENCE_PARAMETERS,
         errors=INFERENCE_ERRORS,
         examples=(
             Example(
@@ -291,7 +291,7 @@ def _embed_sparse(served: Served) -> Operation:
         answer_description="One sparse vector an input.",
         content=negotiated(array(array(entry), min_items=1)),
         headers=INFERENCE_HEADERS,
-        parameters=(RETURN_INPUT_TOKENS,),
+        parameters=INFERENCE_PARAMETERS,
         errors=INFERENCE_ERRORS,
         examples=(
             Example(

@@ -22,7 +22,7 @@ MSGPACK = "application/msgpack"
 RAW = "application/octet-stream"
 
 # Whatever asks the model may fail in these ways.
-INFERENCE_ERRORS = (400, 408, 413, 415, 422, 424, 429, 500, 503)
+INFERENCE_ERRORS = (400, 408, 413, 415, 422, 424, 429, 500, 503, 504)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 
+from beicli.scheduler.terms import Priority
 from beicli.server.errors import speaks_openai
 from beicli.server.openapi.operation import JSON, JsonSchema, Operation
 from beicli.server.openapi.schemas import COUNT, STRING, error_schema
 from beicli.server.request_ids import REQUEST_ID
+from beicli.server.terms import MILLISECONDS
 from beicli.server.timings import SERVER_TIMING
 
 _MILLISECONDS = "in whole milliseconds"
@@ -49,13 +51,39 @@ HEADERS: Mapping[str, tuple[str, JsonSchema]] = {
 # The headers that only some answers have.
 _SOMETIMES = frozenset({"x-bei-input-tokens", "metadata"})
 
-RETURN_INPUT_TOKENS: JsonSchema = {
+_RETURN_INPUT_TOKENS: JsonSchema = {
     "name": "x-bei-return-input-tokens",
     "in": "header",
     "required": False,
     "description": "`1` or `true` asks for the header `x-bei-input-tokens`.",
     "schema": {"type": "string"},
 }
+
+# What a request to the model may say in its headers.
+INFERENCE_PARAMETERS: tuple[JsonSchema, ...] = (
+    _RETURN_INPUT_TOKENS,
+    {
+        "name": "x-bei-priority",
+        "in": "header",
+        "required": False,
+        "description": "Which queue to wait in; by the size of the request if left out.",
+        "schema": {"enum": list(Priority)},
+    },
+    *(
+        {
+            "name": name,
+            "in": "header",
+            "required": False,
+            "description": f"{meaning}; the soonest of several holds.",
+            "schema": {"type": "string", "pattern": f"^{MILLISECONDS}$"},
+        }
+        for name, meaning in (
+            ("request-timeout-ms", "Milliseconds until the answer is of no use any more"),
+            ("x-timeout-ms", "The same"),
+            ("request-deadline-ms", "The time of day of that, in milliseconds since 1970"),
+        )
+    ),
+)
 
 _ERRORS: Mapping[int, str] = {
     400: "The body is not JSON, or an input is empty.",
@@ -65,8 +93,9 @@ _ERRORS: Mapping[int, str] = {
     415: "The body is not declared as plain JSON.",
     422: "A field is missing, of another type or out of range, or an input cannot be tokenised.",
     424: "The model does something else, or its forward pass failed.",
-    429: "The server is full; retry after a second.",
+    429: "The server is full, or the deadline comes too soon; `retry-after` says when to retry.",
     500: "A bug; the message has the number under which the log has the details.",
+    504: "The deadline that the request gave passed before it was answered.",
     503: "The server is shutting down, or the engine does not answer.",
 }
 

@@ -154,14 +154,26 @@ def _label_values(served: Served) -> JsonSchema:
     return {"enum": labels} if labels else {}
 
 
+def _queue() -> JsonSchema:
+    fields = {
+        "waiting_inputs": described(COUNT, "Inputs that wait for the engine."),
+        "waiting_tokens": described(COUNT, "Their tokens."),
+        "estimated_wait_ms": described(COUNT, "Until new work is begun; left out while unknown."),
+    }
+    return described(
+        record(fields, optional=["estimated_wait_ms"]), "What waits, where that is the reason."
+    )
+
+
 def _tei_error() -> JsonSchema:
     return record(
         {
             "error": described(STRING, "What is wrong."),
             "error_type": described(STRING, "Match this one.", enum=_error_types(WORDS)),
             "hint": described(STRING, "What to do about it."),
+            "queue": _queue(),
         },
-        optional=["hint"],
+        optional=["hint", "queue"],
     )
 
 
@@ -173,8 +185,9 @@ def _openai_error() -> JsonSchema:
             "param": described({"type": ["string", "null"]}, "The field at fault."),
             "code": described(STRING, "Match this one.", enum=_codes(WORDS)),
             "hint": described(STRING, "What to do about it."),
+            "queue": _queue(),
         },
-        optional=["hint"],
+        optional=["hint", "queue"],
     )
     return record({"error": inner})
 

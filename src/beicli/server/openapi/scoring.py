@@ -10,7 +10,7 @@ from beicli.server.openapi.operation import (
     Served,
     negotiated,
 )
-from beicli.server.openapi.responses import INFERENCE_HEADERS, RETURN_INPUT_TOKENS
+from beicli.server.openapi.responses import INFERENCE_HEADERS, INFERENCE_PARAMETERS
 from beicli.server.openapi.schemas import (
     COUNT,
     NUMBER,
@@ -65,7 +65,7 @@ def _rerank(served: Served) -> Operation:
             )
         ),
         headers=INFERENCE_HEADERS,
-        parameters=(RETURN_INPUT_TOKENS,),
+        parameters=INFERENCE_PARAMETERS,
         errors=INFERENCE_ERRORS,
         examples=_rerank_examples(),
     )
@@ -132,7 +132,7 @@ def _predict(served: Served) -> Operation:
         answer_description="The labels of one input, or of each input of a batch.",
         content=negotiated({"anyOf": [labels, array(labels, min_items=1)]}),
         headers=INFERENCE_HEADERS,
-        parameters=(RETURN_INPUT_TOKENS,),
+        parameters=INFERENCE_PARAMETERS,
         errors=INFERENCE_ERRORS,
         examples=_predict_examples(),
     )
@@ -214,7 +214,7 @@ def _predict_tokens(served: Served) -> Operation:
         answer_description="For each text its tokens or entities, in the order of the text.",
         content=negotiated(array(array(entity), min_items=1)),
         headers=INFERENCE_HEADERS,
-        parameters=(RETURN_INPUT_TOKENS,),
+        parameters=INFERENCE_PARAMETERS,
         errors=INFERENCE_ERRORS,
         examples=_predict_tokens_examples(),
     )

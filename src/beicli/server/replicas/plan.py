@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from beicli.errors import UsageError
+from beicli.pipeline.loaded_engine import PipelineLimits
 from beicli.server.options import ServerOptions
 
 # One event loop and one tokenizer feed about so many CPUs; see docs/how-to/serve-with-replicas.md.
@@ -57,7 +58,7 @@ def share(
         engine=engine,
         num_replicas=num_replicas,
         max_concurrent_requests=options.max_concurrent_requests // num_replicas,
-        result_cache_bytes=options.result_cache_bytes // num_replicas,
+        pipeline=_divide(options.pipeline, num_replicas),
     )
     return [
         ReplicaShare(
@@ -67,6 +68,15 @@ def share(
         )
         for number in range(num_replicas)
     ]
+
+
+def _divide(limits: PipelineLimits, num_replicas: int) -> PipelineLimits:
+    """Divide amounts; a wait is no amount."""
+    tokens = limits.admission.max_waiting_tokens // num_replicas
+    return PipelineLimits(
+        admission=replace(limits.admission, max_waiting_tokens=max(tokens, 1)),
+        result_cache_bytes=limits.result_cache_bytes // num_replicas,
+    )
 
 
 @dataclass(frozen=True, slots=True)

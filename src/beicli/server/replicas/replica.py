@@ -104,7 +104,7 @@ async def _serve(
         artifact,
         options=options.engine,
         on_batch=metrics.observe_batch,
-        result_cache_bytes=options.result_cache_bytes,
+        limits=options.pipeline,
     )
     writing = asyncio.create_task(_keep_page(metrics))
     try:

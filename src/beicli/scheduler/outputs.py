@@ -1,0 +1,39 @@
+"""What an engine returned, given to the work it was computed for."""
+
+import numpy as np
+
+from beicli.engine.batch import Batch, EngineOutput, Float32
+from beicli.scheduler.requests import NotFiniteError, Work
+
+
+def rows_of(work: list[Work], batch: Batch, output: EngineOutput) -> list[Float32]:
+    """Give each piece of work its part of the output, of its tokens or of itself.
+
+    Requests that want the one and requests that want the other may share a batch.
+    """
+    for values in _given(output):
+        # Requests share rows.
+        values.flags.writeable = False
+    starts = batch.cu_seqlens
+    rows = []
+    for index, item in enumerate(work):
+        source = output.tokens if item.needs_tokens else output.pooled
+        assert source is not None, "the pipeline asks for what the engine has"
+        rows.append(
+            source[starts[index] : starts[index + 1]] if item.needs_tokens else source[index]
+        )
+    return rows
+
+
+def fail_what_is_not_finite(work: list[Work], output: EngineOutput) -> None:
+    """Fail the work whose row, which it has already, holds infinities or what is no number."""
+    # All at once, as it is nearly always in vain.
+    if all(np.isfinite(values).all() for values in _given(output)):
+        return
+    for item in work:
+        if item.row is None or not np.isfinite(item.row).all():
+            item.failure = NotFiniteError()
+
+
+def _given(output: EngineOutput) -> list[Float32]:
+    return [values for values in (output.pooled, output.tokens) if values is not None]
