@@ -1,6 +1,8 @@
+import errno
 import math
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
@@ -165,3 +167,24 @@ def test_without_the_folder_a_replica_speaks_for_itself(tmp_path: Path) -> None:
     pages = MetricsPages(tmp_path / "removed", 0)
 
     assert values(pages.add_others(page(requests=2)))[OK] == 2
+
+
+def test_a_page_that_finds_no_room_is_left_out_and_the_next_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def write_nothing(_path: Path, _content: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    asked, other = MetricsPages(tmp_path, 0), MetricsPages(tmp_path, 1)
+    other.keep(page(requests=2))
+    with monkeypatch.context() as full:
+        full.setattr(Path, "write_bytes", write_nothing)
+        # Said once, however often it is tried.
+        other.keep(page(requests=3))
+        other.keep(page(requests=4))
+        assert len(caplog.records) == 1
+        assert values(asked.add_others(page(requests=1)))[OK] == 3
+
+    other.keep(page(requests=5))
+
+    assert values(asked.add_others(page(requests=1)))[OK] == 6

@@ -5,11 +5,14 @@ is asked adds those of the others to its own. What a replica counted stays when 
 kept, only gauges, which tell of now, are dropped, and the process in its place adds it to its own.
 """
 
+import logging
 import math
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
+
+logger = logging.getLogger(__name__)
 
 _RUNNING = ".page"
 _ENDED = ".ended"
@@ -30,17 +33,30 @@ class MetricsPages:
     def __init__(self, directory: Path, number: int) -> None:
         self._directory = directory
         self._number = number
+        self._is_stale = False
         ended = _path(directory, number, _ENDED)
         self._earlier = [ended.read_bytes()] if ended.exists() else []
 
     def keep(self, page: bytes) -> None:
-        """Let the others read this page; whoever reads meanwhile gets the one before."""
+        """Let the others read this page; whoever reads meanwhile gets the one before.
+
+        Where it cannot be written, the one before stays, and the next is tried again.
+        """
         path = _path(self._directory, self._number, _RUNNING)
         staging = path.with_suffix(".new")
-        # Without the folder the supervisor was killed, and this replica ends as well.
-        with suppress(FileNotFoundError):
+        try:
             staging.write_bytes(sum_pages(page, running=[], ended=self._earlier))
             staging.rename(path)
+        except FileNotFoundError:
+            # Without the folder the supervisor was killed, and this replica ends as well.
+            return
+        except OSError as error:
+            # Memory or disk is full: no reason to stop serving, nor to say so every second.
+            if not self._is_stale:
+                logger.warning("the other replicas' metrics lack this one: %s", error)
+            self._is_stale = True
+            return
+        self._is_stale = False
 
     def add_others(self, page: bytes) -> bytes:
         """Return this replica's page with what the others say, and what was counted before, added.
@@ -66,8 +82,8 @@ class MetricsPages:
 
 def end_page(directory: Path, number: int) -> None:
     """Let the replica `number`, which ended, count for what it did, not for what it does."""
-    # It may have ended before it wrote one.
-    with suppress(FileNotFoundError):
+    # It may have ended before it wrote one; and if it cannot be renamed, the page counts as it is.
+    with suppress(OSError):
         _path(directory, number, _RUNNING).rename(_path(directory, number, _ENDED))
 
 
