@@ -14,6 +14,7 @@ from beicli.artifact.directory import EngineArtifact
 from beicli.artifact.manifest import Manifest
 from beicli.engine.base import Engine
 from beicli.engine.batch import Float32, TokenSequence
+from beicli.engine.checked import CheckedEngine
 from beicli.engine.load import load_engine
 from beicli.engine.options import EngineOptions
 from beicli.errors import EmptyInputError, EngineError, EngineLostError
@@ -66,7 +67,10 @@ class LoadedEngine:
             preferred_num_tokens=engine.preferred_num_tokens,
         )
         self._scheduler = BatchScheduler(
-            engine, batch_limits, on_batch=on_batch, admission=limits.admission
+            CheckedEngine(engine, manifest.model),
+            batch_limits,
+            on_batch=on_batch,
+            admission=limits.admission,
         )
         self._cache = ResultCache(limits.result_cache_bytes) if limits.result_cache_bytes else None
         self._has_pooled_output = manifest.model.task is not Task.TOKEN_CLASSIFICATION
