@@ -14,27 +14,20 @@ from pathlib import Path
 import aiohttp
 import httpx2
 import numpy as np
-import openvino as ov
 import pytest
-from openvino import opset13 as ops
 from starlette.types import Receive, Scope, Send
 from tests.server.fakes import (
-    DIMENSION,
-    FIRST_WORD_ID,
-    NUM_WORDS,
     TIMEOUT_S,
     FakeEngine,
     LiveServer,
     live_server,
-    make_manifest,
     make_pipeline,
-    make_tokenizer,
     vector,
     wait_until,
     word_ids,
 )
+from tests.server.tiny_engine import make_artifact
 
-from beicli.artifact.directory import EngineArtifact, seal_artifact
 from beicli.engine.batch import Batch, EngineOutput
 from beicli.errors import EngineLostError, ServerStartError
 from beicli.server.connections import Connections
@@ -507,25 +500,6 @@ def test_an_ipv6_address_is_served_and_its_url_has_brackets() -> None:
     with live_server(options=ServerOptions(host="::1", port=0)) as server:
         assert server.url.startswith("http://[::1]:")
         assert httpx2.get(server.url + "/health").status_code == 200
-
-
-def make_artifact(directory: Path) -> EngineArtifact:
-    """A tiny compiled model that sums word vectors, as an engine directory."""
-    table = np.random.default_rng(1).standard_normal((FIRST_WORD_ID + NUM_WORDS, DIMENSION))
-    ids = ops.parameter([-1, -1], np.int32, name="input_ids")
-    mask = ops.parameter([-1, -1], np.int32, name="attention_mask")
-    for node, name in ((ids, "input_ids"), (mask, "attention_mask")):
-        node.output(0).set_names({name})
-    words = ops.gather(ops.constant(table.astype(np.float32)), ids, ops.constant(0))
-    weights = ops.unsqueeze(ops.convert(mask, "f32"), ops.constant(-1))
-    pooled = ops.reduce_sum(ops.multiply(words, weights), ops.constant(1))
-    pooled.output(0).set_names({"embeddings"})
-    (directory / "openvino").mkdir(parents=True)
-    (directory / "tokenizer").mkdir()
-    ov.save_model(ov.Model([pooled], [ids, mask]), directory / "openvino" / "model.xml")
-    make_tokenizer()._tokenizer.save(str(directory / "tokenizer" / "tokenizer.json"))
-    seal_artifact(directory, make_manifest(has_tokens=False))
-    return EngineArtifact.open(directory)
 
 
 def test_run_server_serves_an_engine_directory_until_sigterm(tmp_path: Path) -> None:
