@@ -25,6 +25,7 @@ class Entry:
     num_tokens: int
     max_batches: int
     cancelled: bool = False
+    latest_start_at: float = float("inf")
 
 
 class History(RuleBasedStateMachine):
@@ -110,6 +111,7 @@ class Arrival:
     arrived_at: float
     leaves_at: float
     cancelled: bool = False
+    latest_start_at: float = float("inf")
     max_wait_s: float = math.inf
     started_at: float | None = None
 
