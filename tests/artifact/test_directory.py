@@ -88,6 +88,52 @@ def test_a_link_in_a_files_place_is_refused_even_to_the_same_content(
         EngineArtifact.open(engine)
 
 
+def test_a_link_in_the_place_of_a_folder_is_refused_wherever_it_leads(
+    engine: Path, tmp_path: Path
+) -> None:
+    folder = (engine / MODEL_FILE).parent
+    folder.rename(tmp_path / "outside")
+    folder.symlink_to(tmp_path / "outside")
+
+    with pytest.raises(ArtifactError) as raised:
+        EngineArtifact.open(engine)
+
+    assert raised.value.message == f"`{folder}` is a link"
+
+
+def test_a_link_in_the_manifests_place_is_refused(engine: Path, tmp_path: Path) -> None:
+    (engine / MANIFEST_NAME).rename(tmp_path / "outside.json")
+    (engine / MANIFEST_NAME).symlink_to(tmp_path / "outside.json")
+
+    with pytest.raises(ArtifactError, match=r"manifest\.json` is a link"):
+        EngineArtifact.open(engine)
+
+
+def test_an_engine_is_opened_through_a_link_to_its_directory(engine: Path, tmp_path: Path) -> None:
+    (tmp_path / "current").symlink_to(engine)
+
+    assert EngineArtifact.open(tmp_path / "current").manifest.name == "tiny"
+
+
+def test_what_is_no_ordinary_file_is_not_read(engine: Path) -> None:
+    (engine / MODEL_FILE).unlink()
+    # Opening one waits for somebody who writes to it.
+    os.mkfifo(engine / MODEL_FILE)
+
+    with pytest.raises(ArtifactError, match=r"model\.bin` is missing"):
+        EngineArtifact.open(engine)
+
+
+@pytest.mark.parametrize("size_bytes", [-1, 0, len(CONTENT) + 1, 2**70])
+def test_a_size_that_disagrees_with_the_file_is_found(engine: Path, size_bytes: int) -> None:
+    sound = read_manifest(engine).files[MODEL_FILE]
+    files = {MODEL_FILE: replace(sound, size_bytes=size_bytes)}
+    (engine / MANIFEST_NAME).write_text(dump_manifest(replace(MANIFEST, files=files)))
+
+    with pytest.raises(ArtifactError, match="damaged"):
+        EngineArtifact.open(engine)
+
+
 @pytest.mark.parametrize(
     "name", ["../outside.bin", "/etc/hostname", "a/../../outside.bin", "", "."]
 )

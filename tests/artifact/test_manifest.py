@@ -178,6 +178,16 @@ def test_text_that_is_no_json_is_refused(text: str) -> None:
     assert raised.value.hint
 
 
+@pytest.mark.parametrize("place", ["build", "surprise"])
+def test_values_in_values_without_end_are_refused_at_every_depth(place: str) -> None:
+    # Each reader and writer on the way gives up at a depth of its own.
+    for depth in (*range(100, 1100, 3), 100_000):
+        with pytest.raises(ArtifactError):
+            parse_manifest(
+                f'{{"format_version": {FORMAT_VERSION}, "{place}": {"[" * depth}{"]" * depth}}}'
+            )
+
+
 @pytest.mark.parametrize("text", ["[]", "null", "3", '"manifest"', "{}"])
 def test_json_without_a_format_version_is_refused(text: str) -> None:
     with pytest.raises(ArtifactError, match="format version None"):

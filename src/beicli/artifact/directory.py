@@ -65,6 +65,10 @@ def _read_manifest(path: Path) -> Manifest:
             hint="make one with `bei build config.yaml --output ./engine`",
         )
     file = path / MANIFEST_NAME
+    if file.is_symlink():
+        raise ArtifactError(
+            f"`{file}` is a link", hint="copy the whole directory again, or rebuild it"
+        )
     if not file.is_file():
         hint = "make one with `bei build config.yaml --output ./engine`"
         if (path / "config.json").is_file():
@@ -161,11 +165,11 @@ def verify_file(directory: Path, name: str, entry: FileEntry) -> None:
         raise ArtifactError(f"`{MANIFEST_NAME}` names `{name}`, which lies outside the directory")
     file = directory / name
     try:
-        if file.is_symlink() or not file.is_file():
-            found = "a link" if file.is_symlink() else "missing"
-            raise ArtifactError(
-                f"`{file}` is {found}", hint="copy the whole directory again, or rebuild it"
-            )
+        # Folders on the way too: the file behind one may change, and lie anywhere.
+        links = [part for part in _steps(directory, parts) if part.is_symlink()]
+        if links or not file.is_file():
+            found = f"`{links[0]}` is a link" if links else f"`{file}` is missing"
+            raise ArtifactError(found, hint="copy the whole directory again, or rebuild it")
         size_bytes = file.stat().st_size
         is_sound = size_bytes == entry.size_bytes and sha256_of(file) == entry.sha256
     except OSError as error:
@@ -176,6 +180,11 @@ def verify_file(directory: Path, name: str, entry: FileEntry) -> None:
             f"({size_bytes} bytes, {entry.size_bytes} expected)",
             hint="copy the whole directory again, or rebuild it with `bei build`",
         )
+
+
+def _steps(directory: Path, parts: PurePosixPath) -> list[Path]:
+    """List the folders that lead to a file below `directory`, and the file."""
+    return [directory.joinpath(*parts.parts[:end]) for end in range(1, len(parts.parts) + 1)]
 
 
 def _check_output(output: Path, *, force: bool) -> None:
