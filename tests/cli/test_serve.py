@@ -5,7 +5,10 @@ from tests.artifact.engines import MANIFEST
 
 from beicli.artifact.manifest import Manifest, Tuning
 from beicli.cli.serve import _warn_of_another_machine
+from beicli.cli.serve_options import make_key_limits, warn_if_open
+from beicli.errors import UsageError
 from beicli.machine import Machine, this_machine
+from beicli.server.options import KeyLimits
 
 
 def tuned_on(machine: Machine) -> Manifest:
@@ -43,3 +46,61 @@ def test_nothing_is_said_of_an_engine_that_is_at_home(
     _warn_of_another_machine(manifest)
 
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "", "192.0.2.7", "a-name.example"])
+def test_a_server_for_other_machines_without_a_key_is_warned_of(
+    host: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    warn_if_open(host, api_keys=())
+
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert f"warning: whoever reaches {host or 'this machine'} may use the model" in printed.err
+    assert "`--api-key-file`" in printed.err
+
+
+@pytest.mark.parametrize(
+    ("host", "api_keys"),
+    [("127.0.0.1", ()), ("127.8.9.1", ()), ("::1", ()), ("localhost", ()), ("0.0.0.0", ("key",))],
+)
+def test_nothing_is_said_where_only_this_machine_or_a_key_gets_in(
+    host: str, api_keys: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    warn_if_open(host, api_keys)
+
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("rate", "burst", "expected"), [(0.5, None, 1), (20, None, 20), (2.5, None, 3), (20, 7, 7)]
+)
+def test_a_burst_is_what_a_second_allows_unless_it_is_said(
+    rate: float, burst: int | None, expected: int
+) -> None:
+    limits = make_key_limits(max_requests=None, requests_per_s=rate, burst=burst, api_keys=("key",))
+
+    assert limits == KeyLimits(requests_per_s=rate, burst=expected)
+
+
+@pytest.mark.parametrize("rate", [0, -1, float("nan"), float("inf")])
+def test_a_rate_that_is_none_is_refused(rate: float) -> None:
+    with pytest.raises(UsageError, match="is no number of requests"):
+        make_key_limits(max_requests=None, requests_per_s=rate, burst=None, api_keys=("key",))
+
+
+def test_a_burst_without_a_rate_is_refused() -> None:
+    with pytest.raises(UsageError, match="said of a rate"):
+        make_key_limits(max_requests=1, requests_per_s=None, burst=3, api_keys=("key",))
+
+
+@pytest.mark.parametrize(("max_requests", "rate"), [(1, None), (None, 1.0)])
+def test_limits_of_keys_want_keys(max_requests: int | None, rate: float | None) -> None:
+    with pytest.raises(UsageError, match="no key"):
+        make_key_limits(max_requests=max_requests, requests_per_s=rate, burst=None, api_keys=())
+
+
+def test_without_options_keys_have_no_limits() -> None:
+    limits = make_key_limits(max_requests=None, requests_per_s=None, burst=None, api_keys=())
+
+    assert limits == KeyLimits()

@@ -7,7 +7,7 @@ import pytest
 import requests
 from tests.server.fakes import FakeEngine, ask, live_server
 
-from beicli.cli.serve import _read_api_keys
+from beicli.cli.serve_options import collect_api_keys
 from beicli.errors import UsageError
 from beicli.server.authentication import PUBLIC_PATHS
 from beicli.server.options import ServerOptions
@@ -89,12 +89,12 @@ def test_clients_tell_a_bad_key_from_other_failures() -> None:
         assert len(good.embed(input=["w1"], model="any").data) == 1
 
 
-def test_keys_come_from_the_option_and_from_a_file_without_its_blank_lines(tmp_path: Path) -> None:
+def test_keys_come_from_the_options_and_from_a_file_each_once(tmp_path: Path) -> None:
     file = tmp_path / "keys"
-    file.write_text("one\n\n  two \n", encoding="utf-8")
+    file.write_text("one\n\n  two \nzero\n", encoding="utf-8")
 
-    assert _read_api_keys("zero", file) == ("zero", "one", "two")
-    assert _read_api_keys(None, None) == ()
+    assert collect_api_keys(["zero", "other"], file) == ("zero", "other", "one", "two")
+    assert collect_api_keys(None, None) == ()
 
 
 @pytest.mark.parametrize("content", [None, "", "\n \n"])
@@ -106,9 +106,20 @@ def test_a_file_without_keys_is_refused_rather_than_letting_everybody_in(
         file.write_text(content, encoding="utf-8")
 
     with pytest.raises(UsageError):
-        _read_api_keys(None, file)
+        collect_api_keys(None, file)
 
 
-def test_an_empty_key_is_refused() -> None:
+@pytest.mark.parametrize("given", [[""], ["sound", " "]])
+def test_an_empty_key_is_refused(given: list[str]) -> None:
     with pytest.raises(UsageError, match="empty"):
-        _read_api_keys("", None)
+        collect_api_keys(given, None)
+
+
+def test_a_variable_of_blanks_is_refused_rather_than_letting_everybody_in(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("BEI_API_KEY", " ")
+
+    with pytest.raises(UsageError, match="empty"):
+        # As typer gives it.
+        collect_api_keys(None, None)

@@ -1,17 +1,28 @@
 """`bei serve`: an engine directory over HTTP."""
 
 import logging
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from beicli.cli.api_keys import read_api_keys
 from beicli.cli.console import print_warning, say
+from beicli.cli.serve_options import (
+    ApiKeyFile,
+    ApiKeys,
+    BurstPerKey,
+    MaxRequestsPerKey,
+    RateLimitPerKey,
+    collect_api_keys,
+    make_key_limits,
+    warn_if_open,
+)
 
 if TYPE_CHECKING:
     from beicli.artifact.manifest import Manifest
     from beicli.pipeline.loaded_engine import PipelineLimits
+    from beicli.server.options import ServerOptions
 
 
 def serve(
@@ -70,17 +81,11 @@ def serve(
             help="Order of what /rerank answers: the texts', or best first.",
         ),
     ] = "input",
-    api_key: Annotated[
-        str | None,
-        typer.Option(
-            envvar="BEI_API_KEY",
-            help="Key that requests must bring; given here, it shows in the list of processes.",
-        ),
-    ] = None,
-    api_key_file: Annotated[
-        Path | None,
-        typer.Option(envvar="BEI_API_KEY_FILE", help="File with one accepted key a line."),
-    ] = None,
+    api_key: ApiKeys = None,
+    api_key_file: ApiKeyFile = None,
+    max_requests_per_key: MaxRequestsPerKey = None,
+    rate_limit_per_key: RateLimitPerKey = None,
+    burst_per_key: BurstPerKey = None,
     result_cache_mib: Annotated[
         int,
         typer.Option(
@@ -169,6 +174,13 @@ def serve(
 
     # First, as opening reads every byte of the engine.
     num_replicas = _num_replicas(replicas)
+    api_keys = collect_api_keys(api_key, api_key_file)
+    key_limits = make_key_limits(
+        max_requests=max_requests_per_key,
+        requests_per_s=rate_limit_per_key,
+        burst=burst_per_key,
+        api_keys=api_keys,
+    )
     artifact = EngineArtifact.open(engine)
     if replicas == "auto" and artifact.manifest.gpu is not None and device_id is None:
         from beicli.tensorrt.driver import read_driver
@@ -188,7 +200,8 @@ def serve(
         max_body_bytes=max_body_mib * 1024 * 1024,
         on_too_long=on_too_long,
         rerank_order=rerank_order,
-        api_keys=_read_api_keys(api_key, api_key_file),
+        api_keys=api_keys,
+        key_limits=key_limits,
         pipeline=_pipeline_limits(max_wait_s, max_waiting_tokens, result_cache_mib),
         log_format=log_format,
         access_log=access_log,
@@ -206,18 +219,10 @@ def serve(
     )
     manifest = artifact.manifest
     _warn_of_another_machine(manifest)
+    warn_if_open(host, api_keys)
     configure_logging(log_format)
 
-    def announce(url: str) -> None:
-        name = served_model_name or manifest.name
-        together = f", {num_replicas} replicas" if num_replicas > 1 else ""
-        # Whatever reads JSON is to find nothing else once requests are served.
-        tell = say if log_format == "text" else logging.getLogger("beicli.serve").info
-        tell(
-            f"Serving {name} ({manifest.model.task}, {manifest.precision}, inputs up to "
-            f"{manifest.limits.max_input_length:,} tokens{together}) at {url}"
-        )
-
+    announce = partial(_announce, manifest, options, num_replicas)
     if num_replicas == 1:
         run_server(artifact, options, on_ready=announce)
     else:
@@ -235,6 +240,17 @@ def _pipeline_limits(
     return PipelineLimits(
         admission=AdmissionLimits(max_wait_s=max_wait_s, max_waiting_tokens=max_waiting_tokens),
         result_cache_bytes=result_cache_mib * 1024 * 1024,
+    )
+
+
+def _announce(manifest: "Manifest", options: "ServerOptions", num_replicas: int, url: str) -> None:
+    name = options.served_model_name or manifest.name
+    together = f", {num_replicas} replicas" if num_replicas > 1 else ""
+    # Whatever reads JSON is to find nothing else once requests are served.
+    tell = say if options.log_format == "text" else logging.getLogger("beicli.serve").info
+    tell(
+        f"Serving {name} ({manifest.model.task}, {manifest.precision}, inputs up to "
+        f"{manifest.limits.max_input_length:,} tokens{together}) at {url}"
     )
 
 
@@ -273,13 +289,3 @@ def _warn_of_another_machine(manifest: "Manifest") -> None:
             f"this engine was tuned on another machine: {'; '.join(differences)}",
             "slots and batches are the usual ones instead; tune it here with `bei build --tune`",
         )
-
-
-def _read_api_keys(api_key: str | None, file: Path | None) -> tuple[str, ...]:
-    """Return the keys given; an empty one is an error, as it would let everybody in."""
-    from beicli.errors import UsageError
-
-    if api_key is not None and not api_key.strip():
-        raise UsageError("`--api-key` is empty", hint="leave it out to let everybody in")
-    keys = () if api_key is None else (api_key,)
-    return keys if file is None else (*keys, *read_api_keys(file))

@@ -19,6 +19,7 @@ from beicli.server.errors import AnswerErrors, MethodNotAllowedError, UnknownRou
 from beicli.server.exchange import Admission, FinishRequestBody
 from beicli.server.inference import InferenceEndpoint, InferenceHandler, ServerState
 from beicli.server.information import InformationEndpoints
+from beicli.server.key_limits import KeyGates
 from beicli.server.metrics import ServerMetrics
 from beicli.server.openai_embeddings import EmbeddingsHandler
 from beicli.server.openapi.endpoints import DescriptionEndpoints
@@ -51,6 +52,7 @@ def create_app(
         options=options,
         metrics=metrics or ServerMetrics(),
         admission=admission or Admission(options.max_concurrent_requests),
+        key_gates=KeyGates(options.key_limits, num_keys=len(options.api_keys)),
     )
     state.admission.queue_state = pipeline.queue_state
     state.metrics.watch_queue(lambda: pipeline.num_waiting, pipeline.estimated_wait_s)

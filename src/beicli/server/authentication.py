@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from beicli.server.key_limits import note_key
 from beicli.server.records import record_of
 
 # What a platform checks, and what describes the server without its model's answers.
@@ -39,6 +40,7 @@ class RequireApiKey:
                 refusal = Response(status_code=401, headers={"www-authenticate": "Bearer"})
                 await refusal(scope, receive, send)
                 return
+            note_key(scope, matches.index(True) // len(_SCHEMES))
         await self._app(scope, receive, send)
 
 

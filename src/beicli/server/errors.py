@@ -64,6 +64,10 @@ class BodyTimeoutError(RequestError):
     http_status: ClassVar[int] = 408
 
 
+class KeyLimitError(OverloadedError):
+    """An API key asks for more than each of them may."""
+
+
 class InternalError(BeiError):
     """A bug: the log has the traceback, the client gets a number to ask about."""
 
@@ -102,6 +106,7 @@ WORDS: Mapping[type[BeiError], Words] = {
         "rate_limit_error", "rate_limit_exceeded", "overloaded", "deadline_too_soon"
     ),
     DeadlineExceededError: Words("server_error", "deadline_exceeded", "deadline"),
+    KeyLimitError: Words("rate_limit_error", "rate_limit_exceeded", "key_limit", "key_limit"),
     RequestError: Words("invalid_request_error", "invalid_value", "validation"),
     EmptyInputError: Words("invalid_request_error", "empty_input", "validation"),
     InputTooLongError: Words(

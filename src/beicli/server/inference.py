@@ -5,7 +5,7 @@ request, `answer` asks the pipeline and says what the answer holds.
 """
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 from starlette.responses import Response
@@ -18,6 +18,7 @@ from beicli.pipeline.results import Usage
 from beicli.server.errors import ClientLeftError, words_for
 from beicli.server.exchange import Admission, DisconnectWatch, check_content_type, read_body
 from beicli.server.fields import parse_json_object
+from beicli.server.key_limits import KeyGates
 from beicli.server.metrics import Family, RequestSize, ServerMetrics
 from beicli.server.negotiation import Answer, Negotiated, negotiate
 from beicli.server.options import ServerOptions
@@ -34,6 +35,7 @@ class ServerState:
     options: ServerOptions
     metrics: ServerMetrics
     admission: Admission
+    key_gates: KeyGates = field(default_factory=KeyGates)
 
     @property
     def model_name(self) -> str:
@@ -86,7 +88,7 @@ class InferenceEndpoint:
         record = record_of(scope)
         try:
             terms = read_terms(headers)
-            with self._state.admission, terms.apply():
+            with self._state.admission, self._state.key_gates.of(scope), terms.apply():
                 check_content_type(headers)
                 if self._handler.family is not None:
                     self._state.pipeline.check_admission(terms)

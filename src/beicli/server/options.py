@@ -8,6 +8,18 @@ from beicli.pipeline.loaded_engine import PipelineLimits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KeyLimits:
+    """What each API key may ask of the routes that ask the model; None: as much as it likes.
+
+    max_requests: at the same time. requests_per_s: in the long run; burst: at once after a pause.
+    """
+
+    max_requests: int | None = None
+    requests_per_s: float | None = None
+    burst: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServerOptions:
     """How the server listens, what it accepts, and how long it takes to stop.
 
@@ -19,6 +31,7 @@ class ServerOptions:
     on_too_long: what becomes of an input beyond the model's window when the request does not say.
     rerank_order: of the answers of `/rerank`: that of the texts, or best first.
     api_keys: one of them must come with every request but those for health; empty lets all in.
+    key_limits: of each of the api_keys.
     pipeline: how much may wait for the engine, and memory for results.
     num_replicas: processes that serve together; the limits here are those of each.
     log_format: of what the server logs. access_log: whether each request gets a line there.
@@ -34,6 +47,7 @@ class ServerOptions:
     on_too_long: Literal["truncate", "error"] = "truncate"
     rerank_order: Literal["input", "score"] = "input"
     api_keys: tuple[str, ...] = field(default=(), repr=False)
+    key_limits: KeyLimits = field(default_factory=KeyLimits)
     pipeline: PipelineLimits = field(default_factory=PipelineLimits)
     num_replicas: int = 1
     log_format: Literal["text", "json"] = "text"

@@ -8,7 +8,7 @@ from beicli.engine.options import EngineOptions
 from beicli.errors import UsageError
 from beicli.pipeline.loaded_engine import PipelineLimits
 from beicli.scheduler.admission import AdmissionLimits
-from beicli.server.options import ServerOptions
+from beicli.server.options import KeyLimits, ServerOptions
 from beicli.server.replicas.plan import (
     HEALTHY_AFTER_S,
     LONGEST_PAUSE_S,
@@ -66,6 +66,28 @@ def test_limits_of_the_server_are_divided(num_replicas: int, limit: int) -> None
     assert sum(each.admission.max_waiting_tokens for each in limits) == total
     assert {each.admission.max_wait_s for each in limits} == {7}
     assert {each.options.num_replicas for each in shares} == {num_replicas}
+
+
+def test_what_a_key_may_ask_is_divided() -> None:
+    limits = KeyLimits(max_requests=7, requests_per_s=5.0, burst=3)
+
+    (one, other) = share(ServerOptions(key_limits=limits), num_replicas=2, num_cpus=2, cpus=[0, 1])
+
+    assert one.options.key_limits == KeyLimits(max_requests=3, requests_per_s=2.5, burst=1)
+    assert other.options.key_limits == one.options.key_limits
+
+
+def test_no_limits_of_keys_stay_none_in_every_replica() -> None:
+    shares = share(ServerOptions(), num_replicas=2, num_cpus=2, cpus=[0, 1])
+
+    assert {each.options.key_limits for each in shares} == {KeyLimits()}
+
+
+def test_a_key_without_a_request_in_a_replica_is_refused() -> None:
+    options = ServerOptions(key_limits=KeyLimits(max_requests=2))
+
+    with pytest.raises(UsageError, match="2 requests of a key at once are fewer than 3 replicas"):
+        share(options, num_replicas=3, num_cpus=3, cpus=range(3))
 
 
 def test_a_replica_without_a_request_is_refused() -> None:

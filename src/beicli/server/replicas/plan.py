@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from beicli.errors import UsageError
 from beicli.pipeline.loaded_engine import PipelineLimits
-from beicli.server.options import ServerOptions
+from beicli.server.options import KeyLimits, ServerOptions
 
 # One event loop and one tokenizer feed about so many CPUs; see docs/how-to/serve-with-replicas.md.
 CPUS_PER_REPLICA = 8
@@ -58,6 +58,7 @@ def share(
         engine=engine,
         num_replicas=num_replicas,
         max_concurrent_requests=options.max_concurrent_requests // num_replicas,
+        key_limits=_share_of_key(options.key_limits, num_replicas),
         pipeline=_divide(options.pipeline, num_replicas),
     )
     return [
@@ -76,6 +77,21 @@ def _divide(limits: PipelineLimits, num_replicas: int) -> PipelineLimits:
     return PipelineLimits(
         admission=replace(limits.admission, max_waiting_tokens=max(tokens, 1)),
         result_cache_bytes=limits.result_cache_bytes // num_replicas,
+    )
+
+
+def _share_of_key(limits: KeyLimits, num_replicas: int) -> KeyLimits:
+    """Return what a key may ask of one replica."""
+    max_requests, requests_per_s = limits.max_requests, limits.requests_per_s
+    if max_requests is not None and max_requests < num_replicas:
+        raise UsageError(
+            f"{max_requests} requests of a key at once are fewer than {num_replicas} replicas",
+            hint="raise `--max-requests-per-key`, or lower `--replicas`",
+        )
+    return KeyLimits(
+        max_requests=None if max_requests is None else max_requests // num_replicas,
+        requests_per_s=None if requests_per_s is None else requests_per_s / num_replicas,
+        burst=max(limits.burst // num_replicas, 1),
     )
 
 

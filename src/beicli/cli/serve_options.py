@@ -1,0 +1,117 @@
+"""Options of `bei serve` about who may ask, and for how much: what they are called, and mean."""
+
+import ipaddress
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from beicli.cli.api_keys import read_api_keys
+from beicli.cli.console import print_warning
+
+if TYPE_CHECKING:
+    from beicli.server.options import KeyLimits
+
+_API_KEY = "BEI_API_KEY"
+
+ApiKeys = Annotated[
+    list[str] | None,
+    typer.Option(
+        envvar=_API_KEY,
+        help="Key that requests must bring, in the variable several with blanks between; may be "
+        "given again. Given here, it shows in the list of processes.",
+    ),
+]
+ApiKeyFile = Annotated[
+    Path | None,
+    typer.Option(envvar="BEI_API_KEY_FILE", help="File with one accepted key a line."),
+]
+MaxRequestsPerKey = Annotated[
+    int | None,
+    typer.Option(
+        envvar="BEI_MAX_REQUESTS_PER_KEY",
+        min=1,
+        help="Requests that each key may have running at once; the next is told to retry.",
+    ),
+]
+RateLimitPerKey = Annotated[
+    float | None,
+    typer.Option(
+        envvar="BEI_RATE_LIMIT_PER_KEY",
+        help="Requests a second of each key, such as 20 or 0.5; the next is told to retry.",
+    ),
+]
+BurstPerKey = Annotated[
+    int | None,
+    typer.Option(
+        envvar="BEI_BURST_PER_KEY",
+        min=1,
+        help="Requests of a key at once, after a pause, under its rate limit; left out, those of "
+        "one second.",
+    ),
+]
+
+
+def collect_api_keys(given: Sequence[str] | None, file: Path | None) -> tuple[str, ...]:
+    """Return the keys given, each once; an empty one is an error, as it would let everybody in."""
+    from beicli.errors import UsageError
+
+    # A variable that holds blanks alone arrives here as if it were not set.
+    is_blank = not given and os.environ.get(_API_KEY)
+    if is_blank or not all(key.strip() for key in given or ()):
+        raise UsageError("`--api-key` is empty", hint="leave it out to let everybody in")
+    keys = tuple(given or ())
+    return tuple(dict.fromkeys(keys if file is None else (*keys, *read_api_keys(file))))
+
+
+def make_key_limits(
+    *,
+    max_requests: int | None,
+    requests_per_s: float | None,
+    burst: int | None,
+    api_keys: Sequence[str],
+) -> "KeyLimits":
+    """Check what the options say of each key."""
+    from beicli.errors import UsageError
+    from beicli.server.options import KeyLimits
+
+    if requests_per_s is not None and not (requests_per_s > 0 and math.isfinite(requests_per_s)):
+        raise UsageError(
+            f"`--rate-limit-per-key {requests_per_s:g}` is no number of requests a second",
+            hint="say one above 0, such as 20 or 0.5; leave it out for no limit",
+        )
+    if burst is not None and requests_per_s is None:
+        raise UsageError(
+            "`--burst-per-key` is said of a rate, and there is none",
+            hint="give `--rate-limit-per-key` too",
+        )
+    if not api_keys and (max_requests is not None or requests_per_s is not None):
+        raise UsageError(
+            "there are limits for each API key, and no key",
+            hint="give keys with `--api-key-file`; `--max-concurrent-requests` limits all together",
+        )
+    return KeyLimits(
+        max_requests=max_requests,
+        requests_per_s=requests_per_s,
+        burst=burst or max(math.ceil(requests_per_s or 1), 1),
+    )
+
+
+def warn_if_open(host: str, api_keys: Sequence[str]) -> None:
+    """Say so when other machines may ask, and nobody needs a key for that."""
+    if api_keys or _is_loopback(host):
+        return
+    print_warning(
+        f"whoever reaches {host or 'this machine'} may use the model: no API key is set",
+        "set keys with `--api-key-file`, or let only this machine in with `--host 127.0.0.1`",
+    )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
