@@ -79,6 +79,44 @@ def test_a_body_that_stops_arriving_is_given_up(monkeypatch: pytest.MonkeyPatch)
     assert caught.value.hint == "2 bytes arrived; send fewer inputs in a request"
 
 
+def trickle(num_parts: int, size: int, *, pause_s: float) -> Receive:
+    """A body that comes in parts, one after each pause."""
+    parts = [part(b"x" * size, more=True)] * (num_parts - 1) + [part(b"x" * size, more=False)]
+    waiting = iter(parts)
+
+    async def receive() -> Message:
+        await asyncio.sleep(pause_s)
+        return next(waiting)
+
+    return receive
+
+
+def test_a_body_of_a_byte_now_and_then_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("beicli.server.exchange.BODY_GRACE_S", 0.05)
+
+    with pytest.raises(BodyTimeoutError) as caught:
+        read(trickle(100, 1, pause_s=0.01))
+
+    assert "the request body did not arrive within 0.0" in caught.value.message
+
+
+def test_a_slow_body_that_keeps_coming_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("beicli.server.exchange.BODY_GRACE_S", 0.3)
+
+    # Ten times as fast as it has to be.
+    assert len(read(trickle(40, 100, pause_s=0.01), limit=4000)) == 4000
+
+
+def test_a_body_that_keeps_coming_for_too_long_is_given_up_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("beicli.server.exchange.BODY_GRACE_S", 0.05)
+    monkeypatch.setattr("beicli.server.exchange.BODY_TIMEOUT_S", 0.1)
+
+    with pytest.raises(BodyTimeoutError):
+        read(trickle(100, 1000, pause_s=0.01), limit=1_000_000)
+
+
 def test_the_watch_cancels_the_work_when_the_client_leaves() -> None:
     async def run() -> tuple[list[str], int]:
         events: list[str] = []

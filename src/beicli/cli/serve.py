@@ -12,6 +12,8 @@ from beicli.cli.serve_options import (
     ApiKeyFile,
     ApiKeys,
     BurstPerKey,
+    MaxConnections,
+    MaxInputCharacters,
     MaxRequestsPerKey,
     RateLimitPerKey,
     collect_api_keys,
@@ -20,6 +22,7 @@ from beicli.cli.serve_options import (
 )
 
 if TYPE_CHECKING:
+    from beicli.artifact.directory import EngineArtifact
     from beicli.artifact.manifest import Manifest
     from beicli.pipeline.loaded_engine import PipelineLimits
     from beicli.server.options import ServerOptions
@@ -67,6 +70,8 @@ def serve(
     max_body_mib: Annotated[
         int, typer.Option(envvar="BEI_MAX_BODY_MIB", min=1, help="Longest request body, in MiB.")
     ] = 64,
+    max_input_characters: MaxInputCharacters = 1_000_000,
+    max_connections: MaxConnections = 16_384,
     on_too_long: Annotated[
         Literal["truncate", "error"],
         typer.Option(
@@ -118,8 +123,8 @@ def serve(
             envvar="BEI_REPLICAS",
             metavar="N|auto",
             help="Processes that serve together, each with an engine and its part of the CPUs. "
-            "Limits of requests and of memory for results are divided among them. auto takes what "
-            "suits the CPUs, or one for each GPU.",
+            "Limits of requests, connections and memory for results are divided among them. "
+            "auto takes what suits the CPUs, or one for each GPU.",
         ),
     ] = "1",
     num_slots: Annotated[
@@ -189,7 +194,6 @@ def serve(
     from beicli.engine.options import EngineOptions, GpuOptions
     from beicli.server.access_log import configure_logging
     from beicli.server.options import ServerOptions
-    from beicli.server.run import run_server
 
     options = ServerOptions(
         host=host,
@@ -198,6 +202,8 @@ def serve(
         max_client_batch_size=max_client_batch_size,
         max_concurrent_requests=max_concurrent_requests,
         max_body_bytes=max_body_mib * 1024 * 1024,
+        max_input_characters=max_input_characters,
+        max_connections=max_connections,
         on_too_long=on_too_long,
         rerank_order=rerank_order,
         api_keys=api_keys,
@@ -217,12 +223,18 @@ def serve(
             ),
         ),
     )
-    manifest = artifact.manifest
-    _warn_of_another_machine(manifest)
+    _warn_of_another_machine(artifact.manifest)
     warn_if_open(host, api_keys)
     configure_logging(log_format)
 
-    announce = partial(_announce, manifest, options, num_replicas)
+    _run(artifact, options, num_replicas)
+
+
+def _run(artifact: "EngineArtifact", options: "ServerOptions", num_replicas: int) -> None:
+    """Serve in this process, or in several that it watches."""
+    from beicli.server.run import run_server
+
+    announce = partial(_announce, artifact.manifest, options, num_replicas)
     if num_replicas == 1:
         run_server(artifact, options, on_ready=announce)
     else:

@@ -1,4 +1,4 @@
-"""Options of `bei serve` about who may ask, and for how much: what they are called, and mean."""
+"""Options of `bei serve` about who may ask, how, and for how much."""
 
 import ipaddress
 import math
@@ -17,6 +17,18 @@ if TYPE_CHECKING:
 
 _API_KEY = "BEI_API_KEY"
 
+MaxInputCharacters = Annotated[
+    int,
+    typer.Option(
+        envvar="BEI_MAX_INPUT_CHARACTERS", min=1, help="Characters of one text; more are refused."
+    ),
+]
+MaxConnections = Annotated[
+    int,
+    typer.Option(
+        envvar="BEI_MAX_CONNECTIONS", min=1, help="Open connections; others wait until one closes."
+    ),
+]
 ApiKeys = Annotated[
     list[str] | None,
     typer.Option(

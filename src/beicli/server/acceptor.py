@@ -7,6 +7,7 @@ in the moment of a stop is forgotten while it is open.
 
 import asyncio
 import logging
+import math
 import socket
 from collections.abc import Awaitable, Callable
 
@@ -19,6 +20,8 @@ PAUSE_S = 0.001
 PATIENCE_S = 0.05
 # After an accept that failed, mostly since this process may not open more files.
 RETRY_S = 1.0
+# A server at its limit is so at every connection that comes.
+TELL_AGAIN_S = 60.0
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -27,13 +30,24 @@ class Acceptor:
     """Hands the connections of a listening socket, which it owns, to `serve`.
 
     turns: with the other processes that accept from it; None if there are none.
+    max_open: connections at once; what comes above waits in the kernel, None for any number.
     """
 
-    def __init__(self, listener: socket.socket, serve: Serve, turns: Turns | None = None) -> None:
+    def __init__(
+        self,
+        listener: socket.socket,
+        serve: Serve,
+        turns: Turns | None = None,
+        *,
+        max_open: int | None = None,
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         self._listener = listener
         self._serve = serve
         self._turns = turns
+        self._max_open = max_open
+        self._num_open = 0
+        self._told_at = -math.inf
         self._timer: asyncio.TimerHandle | None = None
         self._patient_until = 0.0
         # The loop itself keeps no reference to a task.
@@ -60,6 +74,10 @@ class Acceptor:
         """Wait until `serve` runs for every connection that was accepted."""
         while self._opening:
             await asyncio.wait(self._opening)
+
+    @property
+    def _is_full(self) -> bool:
+        return self._max_open is not None and self._num_open >= self._max_open
 
     def _watch(self) -> None:
         self._loop.add_reader(self._listener, self._on_waiting)
@@ -95,8 +113,7 @@ class Acceptor:
             self._pause(RETRY_S)
             return
         connection.setblocking(False)
-        if self._turns is not None:
-            self._turns.opened()
+        self._opened()
         task = self._loop.create_task(self._open(connection))
         self._opening.add(task)
         task.add_done_callback(self._opening.discard)
@@ -108,8 +125,7 @@ class Acceptor:
             await self._loop.connect_accepted_socket(lambda: protocol, connection)
         except OSError:
             # The client has left already.
-            if self._turns is not None:
-                self._turns.closed()
+            self._closed()
 
     async def _serve_counted(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -117,5 +133,26 @@ class Acceptor:
         try:
             await self._serve(reader, writer)
         finally:
-            if self._turns is not None:
-                self._turns.closed()
+            self._closed()
+
+    def _opened(self) -> None:
+        self._num_open += 1
+        if self._turns is not None:
+            self._turns.opened()
+        if self._is_full:
+            self._loop.remove_reader(self._listener)
+            self._tell_full()
+
+    def _closed(self) -> None:
+        was_full = self._is_full
+        self._num_open -= 1
+        if self._turns is not None:
+            self._turns.closed()
+        if was_full and self._listener.fileno() != -1:
+            self._watch()
+
+    def _tell_full(self) -> None:
+        now = self._loop.time()
+        if now - self._told_at >= TELL_AGAIN_S:
+            self._told_at = now
+            logger.warning("%d connections are open; others wait until one closes", self._num_open)

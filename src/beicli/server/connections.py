@@ -8,11 +8,14 @@ pipelined a request. What remains of it is the connection, HTTP/1.1 and HTTP/2 a
 import asyncio
 import logging
 import socket
+from http import HTTPStatus
 from typing import Self
 
 from hypercorn.app_wrappers import ASGIWrapper
-from hypercorn.asyncio.tcp_server import TCPServer
+from hypercorn.asyncio.tcp_server import MAX_RECV, TCPServer
 from hypercorn.config import Config
+from hypercorn.events import Closed, RawData
+from hypercorn.protocol.h11 import H11Protocol
 from starlette.types import ASGIApp
 
 from beicli.server.acceptor import Acceptor
@@ -26,10 +29,17 @@ BACKLOG = 2048
 # Longer than the 60 s after which common load balancers drop an idle connection, so that it is
 # never this side that closes one while a request is on its way.
 KEEP_ALIVE_TIMEOUT_S = 75.0
+# From the first byte of a request to the end of its headers: they are sent at once by anyone who
+# means it.
+HEAD_TIMEOUT_S = 30.0
+MAX_HEAD_BYTES = 16 * 1024
 
 
 class _Connection(TCPServer):
-    """Hypercorn's connection, which ends when the client leaves, not at the keep-alive timeout."""
+    """Hypercorn's connection, which ends when the client leaves, not at the keep-alive timeout.
+
+    Nor does it wait that long for headers that have begun.
+    """
 
     idle_task: IdleTimer
 
@@ -48,8 +58,27 @@ class _Connection(TCPServer):
         )
 
     async def _read_data(self) -> None:
-        await super()._read_data()
+        while not self.reader.at_eof():
+            try:
+                data = await self.reader.read(MAX_RECV)
+            except OSError:
+                break
+            await self.protocol.handle(RawData(data))
+            if self._has_begun_a_request():
+                self.idle_task.hasten(self._refuse_slow_request, timeout_s=HEAD_TIMEOUT_S)
+        await self.protocol.handle(Closed())
         self.idle_task.end()
+
+    def _has_begun_a_request(self) -> bool:
+        """Whether there are headers without an end, in HTTP/1.1."""
+        protocol = self.protocol.protocol
+        return isinstance(protocol, H11Protocol) and bool(protocol.connection.trailing_data[0])
+
+    async def _refuse_slow_request(self) -> None:
+        protocol = self.protocol.protocol
+        assert isinstance(protocol, H11Protocol), "nothing else was begun"
+        await protocol._send_error_response(HTTPStatus.REQUEST_TIMEOUT)  # noqa: SLF001 - as for 431
+        await self._initiate_server_close()
 
 
 class Connections:
@@ -66,13 +95,20 @@ class Connections:
         self._is_aborted = False
 
     @classmethod
-    def accept(cls, app: ASGIApp, listener: socket.socket, *, turns: Turns | None = None) -> Self:
+    def accept(
+        cls,
+        app: ASGIApp,
+        listener: socket.socket,
+        *,
+        turns: Turns | None = None,
+        max_open: int | None = None,
+    ) -> Self:
         """Start serving the connections of a listening socket, which is owned from here on.
 
-        turns: with the other processes that accept from it too.
+        turns: with the other processes that accept from it too. max_open: connections at once.
         """
         connections = cls(app)
-        connections._acceptor = Acceptor(listener, connections._serve, turns)
+        connections._acceptor = Acceptor(listener, connections._serve, turns, max_open=max_open)
         return connections
 
     async def drain(self) -> None:
@@ -114,6 +150,7 @@ def _hypercorn_config() -> Config:
     config = Config()
     config.errorlog = logging.getLogger("hypercorn.error")
     config.include_server_header = False
+    config.h11_max_incomplete_size = MAX_HEAD_BYTES
     config.keep_alive_timeout = KEEP_ALIVE_TIMEOUT_S
     # On HTTP/2 the limit closes a connection under the requests that are still running on it.
     config.keep_alive_max_requests = 2**62

@@ -16,6 +16,9 @@ from beicli.server.errors import BodyTimeoutError, ClientLeftError
 
 # A peer that vanished without a word must not keep its place for ever.
 BODY_TIMEOUT_S = 120.0
+# Nor one that sends a byte now and then: after so long, so much must come every second.
+BODY_GRACE_S = 20.0
+MIN_BODY_BYTES_PER_S = 1024
 # How long the rest of a refused body is read, so that the client gets to see the refusal.
 LINGER_S = 10.0
 _NOTHING_KNOWN = QueueState(num_sequences=0, num_tokens=0, wait_s=None)
@@ -134,15 +137,16 @@ async def read_body(headers: Mapping[bytes, bytes], receive: Receive, *, max_byt
     """Read a request body of at most `max_bytes`.
 
     Raises PayloadTooLargeError as soon as the body is known to be longer, ClientLeftError,
-    and BodyTimeoutError.
+    and BodyTimeoutError if it takes too long or comes too slowly.
     """
     declared = headers.get(b"content-length", b"")
     if declared.isdigit() and int(declared) > max_bytes:
         raise _too_large(max_bytes, found=f"{int(declared)} bytes were announced")
     chunks: list[bytes] = []
     size = 0
+    started_at = asyncio.get_running_loop().time()
     try:
-        async with asyncio.timeout(BODY_TIMEOUT_S):
+        async with asyncio.timeout(BODY_GRACE_S) as limit:
             has_more = True
             while has_more:
                 message = await receive()
@@ -154,9 +158,13 @@ async def read_body(headers: Mapping[bytes, bytes], receive: Receive, *, max_byt
                     raise _too_large(max_bytes, found="the body goes on beyond that")
                 chunks.append(chunk)
                 has_more = message.get("more_body", False)
+                if has_more:
+                    allowed_s = BODY_GRACE_S + size / MIN_BODY_BYTES_PER_S
+                    limit.reschedule(started_at + min(allowed_s, BODY_TIMEOUT_S))
     except TimeoutError as error:
+        waited_s = asyncio.get_running_loop().time() - started_at
         raise BodyTimeoutError(
-            f"the request body did not arrive within {BODY_TIMEOUT_S:g} s",
+            f"the request body did not arrive within {waited_s:.3g} s",
             hint=f"{size} bytes arrived; send fewer inputs in a request",
         ) from error
     return b"".join(chunks)

@@ -11,7 +11,13 @@ from typing import Any, TypeVar, cast
 
 import orjson
 
-from beicli.errors import BatchTooLargeError, EmptyInputError, MalformedBodyError, RequestError
+from beicli.errors import (
+    BatchTooLargeError,
+    EmptyInputError,
+    InputTooLongError,
+    MalformedBodyError,
+    RequestError,
+)
 from beicli.pipeline.tokenizer import TextOrIds, Truncation, TruncationDirection
 
 _INPUT_WANTED = "a text, a list of token ids, or a list of those is wanted"
@@ -21,8 +27,13 @@ Fields = Mapping[str, Any]
 E = TypeVar("E", bound=StrEnum)
 
 
-def parse_json_object(body: bytes, *, example: str) -> dict[str, Any]:
-    """Read `body` as one JSON object; example: what a hint shows."""
+def parse_json_object(
+    body: bytes, *, example: str, max_characters: int | None = None
+) -> dict[str, Any]:
+    """Read `body` as one JSON object; example: what a hint shows.
+
+    max_characters: of any text in it.
+    """
     if not body:
         raise MalformedBodyError(
             "Failed to parse the request body as JSON: the body is empty",
@@ -40,6 +51,9 @@ def parse_json_object(body: bytes, *, example: str) -> dict[str, Any]:
             f"the request body is {json_type(parsed)}; an object is wanted",
             hint=f"send a JSON object, such as {example}",
         )
+    # A character takes a byte at least, so few bodies have to be looked through.
+    if max_characters is not None and len(body) > max_characters:
+        _check_lengths(parsed, max_characters)
     return parsed
 
 
@@ -192,6 +206,29 @@ def json_type(value: Any) -> str:
 def num_characters(inputs: list[TextOrIds]) -> int:
     """Characters of all texts; token ids have none."""
     return sum(len(item) for item in inputs if isinstance(item, str))
+
+
+def _check_lengths(parsed: dict[str, Any], max_characters: int) -> None:
+    """Raise InputTooLongError if a text anywhere in a request is too long."""
+    # Not by recursion: what a client nests may be deeper than Python's stack.
+    waiting: list[tuple[str, str, Any]] = [(name, name, value) for name, value in parsed.items()]
+    while waiting:
+        name, place, value = waiting.pop()
+        if isinstance(value, str) and len(value) > max_characters:
+            raise InputTooLongError(
+                f"`{place}` has {len(value):,} characters; {max_characters:,} are read at most",
+                hint="split the text, or send its beginning: a model reads far less of it",
+                param=name,
+            )
+        if isinstance(value, dict):
+            waiting += [(name, f"{place}.{key}", item) for key, item in value.items()]
+        elif isinstance(value, list):
+            # Token ids have no length, and there may be many.
+            waiting += [
+                (name, f"{place}[{index}]", item)
+                for index, item in enumerate(value)
+                if not isinstance(item, int | float)
+            ]
 
 
 def _check_item(item: Any, name: str, index: int) -> None:

@@ -40,6 +40,7 @@ class IdleTimer(AsyncioSingleTask):
         self._timeout_s = timeout_s
         self._timer: asyncio.TimerHandle | None = None
         self._is_over = False
+        self._is_hastened = False
 
     def end(self) -> None:
         """Never start again: the client has left, and the connection ends with what still runs."""
@@ -66,7 +67,21 @@ class IdleTimer(AsyncioSingleTask):
         self._cancel()
         self._task_group.spawn(self._close)
 
+    def hasten(self, give_up: Callable[[], Awaitable[None]], *, timeout_s: float) -> None:
+        """Run `give_up` after so long unless the wait is over; said again, nothing changes."""
+        if self._timer is None or self._is_hastened:
+            return
+        self._is_hastened = True
+        self._timer.cancel()
+
+        def expire() -> None:
+            self._cancel()
+            self._task_group.spawn(give_up)
+
+        self._timer = asyncio.get_running_loop().call_later(timeout_s, expire)
+
     def _cancel(self) -> None:
+        self._is_hastened = False
         self._context.idle.discard(self)
         if self._timer is not None:
             self._timer.cancel()

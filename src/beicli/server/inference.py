@@ -108,7 +108,10 @@ class InferenceEndpoint:
     ) -> Response:
         started_at = time.perf_counter()
         state, handler = self._state, self._handler
-        request = handler.parse(parse_json_object(body, example=handler.example))
+        fields = parse_json_object(
+            body, example=handler.example, max_characters=state.options.max_input_characters
+        )
+        request = handler.parse(fields)
         size = request.size
         record.num_inputs = size.num_inputs
         state.metrics.started(handler.family, size)

@@ -27,6 +27,8 @@ class ServerOptions:
         engine's own name.
     max_client_batch_size: inputs in one request.
     max_concurrent_requests: inference requests inside the server at once; the next gets 429.
+    max_input_characters: of one text; a model reads its beginning, or refuses it, by tokens.
+    max_connections: open at once; others wait until one closes.
     max_body_bytes: 64 MiB hold 128 texts of half a megabyte, far beyond any model's window.
     on_too_long: what becomes of an input beyond the model's window when the request does not say.
     rerank_order: of the answers of `/rerank`: that of the texts, or best first.
@@ -44,6 +46,8 @@ class ServerOptions:
     max_client_batch_size: int = 128
     max_concurrent_requests: int = 2048
     max_body_bytes: int = 64 * 1024 * 1024
+    max_input_characters: int = 1_000_000
+    max_connections: int = 16_384
     on_too_long: Literal["truncate", "error"] = "truncate"
     rerank_order: Literal["input", "score"] = "input"
     api_keys: tuple[str, ...] = field(default=(), repr=False)

@@ -151,7 +151,9 @@ async def serve_pipeline(
     admission = Admission(options.max_concurrent_requests)
     app = create_app(pipeline, options, metrics=metrics, admission=admission)
     url = _listen(listener)
-    connections = Connections.accept(app, listener, turns=lifecycle.turns)
+    connections = Connections.accept(
+        app, listener, turns=lifecycle.turns, max_open=options.max_connections
+    )
     try:
         lifecycle.on_ready(url)
         await lifecycle.stop_requested.wait()

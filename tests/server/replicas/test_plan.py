@@ -54,6 +54,7 @@ def test_limits_of_the_server_are_divided(num_replicas: int, limit: int) -> None
     admission = AdmissionLimits(max_wait_s=7, max_waiting_tokens=limit)
     options = ServerOptions(
         max_concurrent_requests=limit,
+        max_connections=limit,
         pipeline=PipelineLimits(admission=admission, result_cache_bytes=limit),
     )
 
@@ -61,6 +62,7 @@ def test_limits_of_the_server_are_divided(num_replicas: int, limit: int) -> None
 
     total = sum(each.options.max_concurrent_requests for each in shares)
     assert limit - num_replicas < total <= limit
+    assert sum(each.options.max_connections for each in shares) == total
     limits = [each.options.pipeline for each in shares]
     assert sum(each.result_cache_bytes for each in limits) == total
     assert sum(each.admission.max_waiting_tokens for each in limits) == total

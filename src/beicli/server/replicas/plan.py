@@ -58,6 +58,7 @@ def share(
         engine=engine,
         num_replicas=num_replicas,
         max_concurrent_requests=options.max_concurrent_requests // num_replicas,
+        max_connections=max(options.max_connections // num_replicas, 1),
         key_limits=_share_of_key(options.key_limits, num_replicas),
         pipeline=_divide(options.pipeline, num_replicas),
     )
