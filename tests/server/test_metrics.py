@@ -1,7 +1,9 @@
 import re
+from concurrent.futures import ThreadPoolExecutor
 
+import httpx2
 import pytest
-from tests.server.fakes import DIMENSION, FakeEngine, ask_all
+from tests.server.fakes import DIMENSION, FakeEngine, ask_all, live_server, wait_until
 
 from beicli import __version__
 from beicli.model.spec import Task
@@ -76,6 +78,7 @@ def test_a_batch_is_observed_with_its_time_and_its_share_of_padding() -> None:
     assert samples["bei_batch_padding_share_sum"] == pytest.approx(2 / 10)
     # Busy slots are the seconds computed in a second; so many there are.
     assert samples["bei_slots"] == 3
+    assert samples["bei_slot_busy_seconds_total"] >= samples["bei_batch_duration_sum"] > 0
 
 
 @pytest.mark.parametrize(("estimated_s", "num_observed"), [(None, 0), (3.0, 1)])
@@ -139,6 +142,31 @@ def test_those_without_a_key_and_those_too_many_are_counted_as_well() -> None:
     samples = parse_samples(page)
     assert samples['bei_failed_requests_total{reason="invalid_api_key"}'] == 1
     assert samples['bei_failed_requests_total{reason="rate_limit_exceeded"}'] == 1
+
+
+def test_a_batch_that_hangs_keeps_its_slot_busy() -> None:
+    engine = FakeEngine()
+    with live_server(engine) as server, httpx2.Client(base_url=server.url) as client:
+        engine.gate.clear()
+        with ThreadPoolExecutor(1) as others:
+            waiting = others.submit(client.post, EMBEDDINGS, json={"input": "w1"})
+            wait_until(lambda: server.pipeline.stalled_for_s() > 0.05)
+            samples = parse_samples(client.get("/metrics").text)
+            engine.gate.set()
+            assert waiting.result().status_code == 200
+
+    assert samples["bei_slot_busy_seconds_total"] > 0.05
+    # The other connection is the one that asks.
+    assert (samples["bei_open_requests"], samples["bei_open_connections"]) == (1, 2)
+
+
+def test_encoding_is_what_remains_of_a_request_once_it_is_computed() -> None:
+    samples = scrape({"input": "w1"}, {"input": ["w1", "w2"]})
+
+    assert samples["bei_encode_duration_count"] == 2
+    assert samples["bei_encode_duration_sum"] == pytest.approx(
+        samples["te_request_duration_sum"] - samples["te_embed_duration_sum"]
+    )
 
 
 def test_cut_inputs_are_counted() -> None:
@@ -281,5 +309,9 @@ def test_names_are_those_of_text_embeddings_inference() -> None:
         "bei_batch_padding_share": "histogram",
         "bei_batch_estimate_ratio": "histogram",
         "bei_slots": "gauge",
+        "bei_slot_busy_seconds_total": "counter",
+        "bei_open_requests": "gauge",
+        "bei_open_connections": "gauge",
+        "bei_encode_duration": "histogram",
         "bei_build_info": "gauge",
     }

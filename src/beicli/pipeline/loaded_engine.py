@@ -126,6 +126,10 @@ class LoadedEngine:
         """Raise OverloadedError where the smallest request on these terms would be refused."""
         self._scheduler.check_admission(terms)
 
+    def busy_s(self) -> float:
+        """Return computing time of all slots so far, running batches included."""
+        return self._scheduler.busy_s()
+
     def cache_statistics(self) -> CacheStatistics | None:
         """What became of the cache of results; None without one."""
         return None if self._cache is None else self._cache.statistics()

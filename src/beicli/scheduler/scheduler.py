@@ -28,6 +28,7 @@ from beicli.scheduler.lanes import Lanes
 from beicli.scheduler.outputs import fail_what_is_not_finite, rows_of
 from beicli.scheduler.queue import BatchLimits
 from beicli.scheduler.requests import Request, Requests, Work
+from beicli.scheduler.slots import SlotTimes
 from beicli.scheduler.terms import NO_TERMS, Priority, Terms
 
 logger = logging.getLogger(__name__)
@@ -101,7 +102,7 @@ class BatchScheduler:
         self._state_changed = threading.Condition()
         self._num_idle_slots = 0
         self._closing = False
-        self._forward_started_at: dict[int, float] = {}
+        self._slot_times = SlotTimes(engine.num_slots)
         self._last_forward_at: float | None = None
         self._lost: EngineLostError | None = None
         self._threads = [
@@ -162,8 +163,11 @@ class BatchScheduler:
             return float("inf")
         if not self._closing and not all(thread.is_alive() for thread in self._threads):
             return float("inf")
-        started = list(self._forward_started_at.values())
-        return time.monotonic() - min(started) if started else 0.0
+        return self._slot_times.longest_running_s()
+
+    def busy_s(self) -> float:
+        """Return computing time of all slots so far, running batches included."""
+        return self._slot_times.busy_s()
 
     def last_forward_age_s(self) -> float:
         """Seconds since a forward pass last succeeded; infinite before the first."""
@@ -236,18 +240,20 @@ class BatchScheduler:
             self._state_changed.notify(len(work))
 
     def _run_slot(self, slot: int) -> None:
-        running = self._forward_started_at
+        times, num_slots = self._slot_times, self._engine.num_slots
         while work := self._next_batch():
             started_at = time.monotonic()
-            running[slot] = started_at
+            times.begin(slot, started_at)
             # Batches share caches and memory with those of other slots. How they are cut matters
             # when there are many, and then all slots are busy.
-            is_typical = len(running) == self._engine.num_slots
+            is_typical = times.num_running == num_slots
             is_typical = self._run_batch(work) and is_typical
-            is_typical = is_typical and len(running) == self._engine.num_slots
-            del running[slot]
-            computed = _Computed(work, started_at, time.monotonic(), is_typical)
-            self._tell_loop(partial(self._finish, computed))
+            is_typical = is_typical and times.num_running == num_slots
+            finished_at = time.monotonic()
+            times.end(slot, finished_at)
+            self._tell_loop(
+                partial(self._finish, _Computed(work, started_at, finished_at, is_typical))
+            )
 
     def _next_batch(self) -> list[Work]:
         """Wait for work; empty when there is none and none will come."""

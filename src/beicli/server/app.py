@@ -56,6 +56,8 @@ def create_app(
     )
     state.admission.queue_state = pipeline.queue_state
     state.metrics.watch_queue(lambda: pipeline.num_waiting, pipeline.estimated_wait_s)
+    state.metrics.watch_slots(pipeline.busy_s)
+    state.metrics.watch_requests(lambda: state.admission.num_inside)
     if pipeline.cache_statistics() is not None:
         state.metrics.watch_cache(pipeline.cache_statistics)
     state.metrics.describe(

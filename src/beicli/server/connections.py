@@ -111,6 +111,10 @@ class Connections:
         connections._acceptor = Acceptor(listener, connections._serve, turns, max_open=max_open)
         return connections
 
+    @property
+    def num_open(self) -> int:
+        return len(self._open)
+
     async def drain(self) -> None:
         """Take no more connections, close idle ones, and wait until the busy ones are done."""
         self._acceptor.close()

@@ -7,7 +7,7 @@ body is understood appears in `te_request_failure` alone.
 
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -19,24 +19,24 @@ from prometheus_client import (
     disable_created_metrics,
     generate_latest,
 )
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
 
 from beicli import __version__
 from beicli.artifact.manifest import Manifest
 from beicli.pipeline.result_cache import CacheStatistics
 from beicli.pipeline.results import Usage
 from beicli.scheduler.scheduler import FinishedBatch
+from beicli.server.collectors import CacheCollector, SlotCollector
+from beicli.server.metric_groups import (
+    DURATION_BUCKETS,
+    TOKEN_BUCKETS,
+    BatchMetrics,
+    Durations,
+    FamilyMetrics,
+)
 from beicli.server.replicas.pages import MetricsPages
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
-DURATION_BUCKETS = [1e-5 * 1.5**n for n in range(1, 36)]
-SIZE_BUCKETS = [2**n for n in range(13)]
-TOKEN_BUCKETS = [2**n for n in range(21)]
-SHARE_BUCKETS = [0.0, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0]
-# Around 1, where an estimate is right.
-RATIO_BUCKETS = [0.25, 0.5, 0.67, 0.8, 0.9, 0.95, 1.0, 1.05, 1.1, 1.25, 1.5, 2.0, 4.0]
 BUILD_LABELS = ("version", "model", "task", "backend", "precision")
 
 # The client library ends every counter in `_total`; the `te_` names have no such ending.
@@ -60,67 +60,6 @@ class RequestSize:
     is_batch: bool
 
 
-class _Durations:
-    """How long requests took, and the parts of it."""
-
-    def __init__(self, prefix: str, whole: str, registry: CollectorRegistry) -> None:
-        def histogram(name: str, documentation: str) -> Histogram:
-            return Histogram(
-                f"{prefix}{name}_duration",
-                f"{documentation}, seconds",
-                buckets=DURATION_BUCKETS,
-                registry=registry,
-            )
-
-        self._whole = histogram("", whole)
-        self._tokenization = histogram("_tokenization", "Tokenising a request's inputs")
-        self._queue = histogram("_queue", "Waiting, mean over the inputs")
-        self._inference = histogram("_inference", "Forward pass, mean over the inputs")
-
-    def observe(self, whole_s: float, usage: Usage | None) -> None:
-        """Account for one request; usage: None where no model was asked."""
-        self._whole.observe(whole_s)
-        if usage is not None:
-            self._tokenization.observe(usage.timing.tokenization_s)
-            self._queue.observe(usage.timing.queue_s)
-            self._inference.observe(usage.timing.inference_s)
-
-
-class _FamilyMetrics:
-    """What one family of routes counts: its inputs, and the time of its requests."""
-
-    def __init__(self, family: Family, registry: CollectorRegistry) -> None:
-        self.count = Counter(f"te_{family}_count", f"Inputs to {family}", registry=registry)
-        self.success = Counter(
-            f"te_{family}_success", f"Inputs answered by {family} routes", registry=registry
-        )
-        self.durations = _Durations(
-            f"te_{family}", f"{family} requests, complete body to result", registry
-        )
-
-
-class _CacheCollector(Collector):
-    """Reads the cache's own figures whenever the page is asked for."""
-
-    def __init__(self, statistics: Callable[[], CacheStatistics | None]) -> None:
-        self._statistics = statistics
-
-    def collect(self) -> Iterator[Metric]:
-        """Yield the figures, none while there is no cache."""
-        now = self._statistics()
-        if now is None:
-            return
-        for name, documentation, value in (
-            ("hits", "Inputs answered from the cache", now.num_hits),
-            ("misses", "Inputs that were not in the cache", now.num_misses),
-            ("evictions", "Results that made room for others", now.num_evictions),
-        ):
-            yield CounterMetricFamily(f"bei_result_cache_{name}", documentation, value=value)
-        yield GaugeMetricFamily(
-            "bei_result_cache_bytes", "Memory that results take", value=now.num_bytes
-        )
-
-
 class ServerMetrics:
     """The server's own registry; used on the event loop only.
 
@@ -137,12 +76,12 @@ class ServerMetrics:
         self._failure = self._counter(
             "te_request_failure", "Inference requests not answered, by reason", "err"
         )
-        self._durations = _Durations("te_request", "From complete body to answer", self._registry)
+        self._durations = Durations("te_request", "From complete body to answer", self._registry)
         self._input_length = self._histogram(
             "te_request_input_length", "Tokens an input, before truncation", TOKEN_BUCKETS
         )
         self._families = {
-            family: _FamilyMetrics(family, self._registry) for family in get_args(Family)
+            family: FamilyMetrics(family, self._registry) for family in get_args(Family)
         }
         self._queue_size = Gauge("te_queue_size", "Inputs waiting", registry=self._registry)
         self._estimated_wait = Gauge(
@@ -150,26 +89,22 @@ class ServerMetrics:
             "Time until what waits is computed; NaN until enough batches were seen",
             registry=self._registry,
         )
-        self._batch_size = self._histogram("te_batch_next_size", "Inputs a batch", SIZE_BUCKETS)
-        self._batch_tokens = self._histogram(
-            "te_batch_next_tokens", "Tokens a batch, without padding", TOKEN_BUCKETS
-        )
-        self._padded_tokens = self._counter(
-            "bei_batch_padded_tokens", "Tokens computed, padding included"
-        )
-        self._batch_duration = self._histogram(
-            "bei_batch_duration", "Forward pass of a batch, seconds", DURATION_BUCKETS
-        )
-        self._padding_share = self._histogram(
-            "bei_batch_padding_share", "Padding among the tokens of a batch", SHARE_BUCKETS
-        )
-        self._estimate_ratio = self._histogram(
-            "bei_batch_estimate_ratio",
-            "Time a batch was believed to take, divided by what it took",
-            RATIO_BUCKETS,
-        )
+        self._batches = BatchMetrics(self._registry)
         self._slots = Gauge(
             "bei_slots", "Forward passes that may run at once", registry=self._registry
+        )
+        self._inside = Gauge(
+            "bei_open_requests",
+            "Inference requests admitted and not answered yet",
+            registry=self._registry,
+        )
+        self._connections = Gauge(
+            "bei_open_connections", "Connections of clients", registry=self._registry
+        )
+        self._encode_duration = self._histogram(
+            "bei_encode_duration",
+            "Turning a result into an answer's body, seconds",
+            DURATION_BUCKETS,
         )
         self._truncated = self._counter(
             "bei_truncated_inputs", "Inputs cut to the model's length limit"
@@ -206,19 +141,25 @@ class ServerMetrics:
         self._queue_size.set_function(num_waiting)
         self._estimated_wait.set_function(lambda: _or_nan(estimate_wait_s()))
 
+    def watch_slots(self, busy_s: Callable[[], float]) -> None:
+        """Say on the page how long slots have been busy."""
+        self._registry.register(SlotCollector(busy_s))
+
+    def watch_requests(self, num_inside: Callable[[], int]) -> None:
+        """Read from this how many requests are inside whenever the page is asked for."""
+        self._inside.set_function(num_inside)
+
+    def watch_connections(self, num_open: Callable[[], int]) -> None:
+        """Read from this how many connections are open whenever the page is asked for."""
+        self._connections.set_function(num_open)
+
     def watch_cache(self, statistics: Callable[[], CacheStatistics | None]) -> None:
         """Say on the page what becomes of the cache of results."""
-        self._registry.register(_CacheCollector(statistics))
+        self._registry.register(CacheCollector(statistics))
 
     def observe_batch(self, batch: FinishedBatch) -> None:
         """Account for one forward pass."""
-        self._batch_size.observe(batch.num_sequences)
-        self._batch_tokens.observe(batch.num_tokens)
-        self._padded_tokens.inc(batch.num_padded_tokens)
-        self._batch_duration.observe(batch.inference_s)
-        self._padding_share.observe(1 - batch.num_tokens / batch.num_padded_tokens)
-        if batch.estimated_s is not None and batch.inference_s > 0:
-            self._estimate_ratio.observe(batch.estimated_s / batch.inference_s)
+        self._batches.observe(batch)
 
     def started(self, family: Family | None, size: RequestSize) -> None:
         """Account for a request that has been understood."""
@@ -241,6 +182,7 @@ class ServerMetrics:
         """
         self._success[size.is_batch].inc()
         self._durations.observe(total_s, usage)
+        self._encode_duration.observe(total_s - answer_s)
         if family is not None:
             self._families[family].success.inc(size.num_inputs)
             self._families[family].durations.observe(answer_s, usage)

@@ -145,15 +145,17 @@ async def serve_pipeline(
 ) -> None:
     """Warm `pipeline` up and serve it on a bound socket; the caller closes the pipeline.
 
-    metrics: those that hear of the pipeline's batches.
+    metrics: those that hear of the pipeline's batches; new ones otherwise.
     """
     await _warm_up(pipeline)
+    metrics = metrics or ServerMetrics()
     admission = Admission(options.max_concurrent_requests)
     app = create_app(pipeline, options, metrics=metrics, admission=admission)
     url = _listen(listener)
     connections = Connections.accept(
         app, listener, turns=lifecycle.turns, max_open=options.max_connections
     )
+    metrics.watch_connections(lambda: connections.num_open)
     try:
         lifecycle.on_ready(url)
         await lifecycle.stop_requested.wait()
