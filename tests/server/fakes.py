@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import httpx2
 import numpy as np
@@ -303,10 +304,13 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 
 class LiveServer:
-    """A real server on a free loopback port, in a thread."""
+    """A real server on a free loopback port, in a thread; directory: of the engine's files."""
 
-    def __init__(self, engine: FakeEngine, options: ServerOptions) -> None:
+    def __init__(
+        self, engine: FakeEngine, options: ServerOptions, directory: Path | None = None
+    ) -> None:
         self.engine = engine
+        self._directory = directory
         self._options = options
         self._ready: Future[str] = Future()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), daemon=True)
@@ -343,6 +347,7 @@ class LiveServer:
                     self.engine, metrics=self.metrics, limits=self._options.pipeline
                 ) as self.pipeline,
             ):
+                self.pipeline.directory = self._directory
                 await serve_pipeline(
                     self.pipeline,
                     self._options,
@@ -358,10 +363,16 @@ class LiveServer:
 
 @contextmanager
 def live_server(
-    engine: FakeEngine | None = None, options: ServerOptions | None = None
+    engine: FakeEngine | None = None,
+    options: ServerOptions | None = None,
+    *,
+    directory: Path | None = None,
 ) -> Iterator[LiveServer]:
-    """Serve during the block; afterwards the server must end by itself."""
-    server = LiveServer(engine or FakeEngine(), options or ServerOptions(port=0))
+    """Serve during the block; afterwards the server must end by itself.
+
+    directory: of the engine's files, if it has any.
+    """
+    server = LiveServer(engine or FakeEngine(), options or ServerOptions(port=0), directory)
     try:
         yield server
     finally:

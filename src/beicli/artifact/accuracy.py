@@ -100,6 +100,26 @@ def compare(
     )
 
 
+def compare_golden(
+    golden: Sequence[tuple[Sample, Float32]],
+    outputs: Sequence[Float32],
+    *,
+    spec: ModelSpec,
+    precision: Precision,
+) -> AccuracyReport:
+    """Compare what an engine computes for golden inputs with what is stored of them.
+
+    golden: as `read_golden` returns them. Raises AccuracyError if an output is of another shape.
+    """
+    # Stored as rows; a vector is one row.
+    reference = [
+        rows.reshape(found.shape) if rows.size == found.size else rows
+        for (_, rows), found in zip(golden, outputs, strict=True)
+    ]
+    samples = [sample for sample, _ in golden]
+    return compare(reference, outputs, samples, spec=spec, precision=precision)
+
+
 def compare_vectors(
     reference: Float32,
     candidate: Float32,

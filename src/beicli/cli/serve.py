@@ -105,6 +105,34 @@ def serve(
             envvar="BEI_DRAIN_TIMEOUT_S", min=0, help="How long a stop waits for running requests."
         ),
     ] = 30.0,
+    canary_interval_s: Annotated[
+        float,
+        typer.Option(
+            envvar="BEI_CANARY_INTERVAL_S",
+            min=0,
+            help="How often a few of the engine's golden inputs are computed and compared with "
+            "their reference outputs; while they differ, `/ready` fails. 0 never.",
+        ),
+    ] = 300.0,
+    canary_min_cosine: Annotated[
+        float | None,
+        typer.Option(
+            envvar="BEI_CANARY_MIN_COSINE",
+            min=-1,
+            max=1,
+            help="Least cosine of golden inputs, for embeddings; by default it "
+            "follows from the engine's report.",
+        ),
+    ] = None,
+    canary_max_score_error: Annotated[
+        float | None,
+        typer.Option(
+            envvar="BEI_CANARY_MAX_SCORE_ERROR",
+            min=0,
+            max=1,
+            help="The furthest a score of golden inputs may be off, for rerankers and classifiers.",
+        ),
+    ] = None,
     log_format: Annotated[
         Literal["text", "json"],
         typer.Option(envvar="BEI_LOG_FORMAT", help="Lines of the log: for people or for programs."),
@@ -209,6 +237,9 @@ def serve(
         api_keys=api_keys,
         key_limits=key_limits,
         pipeline=_pipeline_limits(max_wait_s, max_waiting_tokens, result_cache_mib),
+        canary_interval_s=canary_interval_s,
+        canary_min_cosine=canary_min_cosine,
+        canary_max_score_error=canary_max_score_error,
         log_format=log_format,
         access_log=access_log,
         drain_timeout_s=drain_timeout_s,
@@ -256,6 +287,7 @@ def _pipeline_limits(
 
 
 def _announce(manifest: "Manifest", options: "ServerOptions", num_replicas: int, url: str) -> None:
+    """Say what is served, and where."""
     name = options.served_model_name or manifest.name
     together = f", {num_replicas} replicas" if num_replicas > 1 else ""
     # Whatever reads JSON is to find nothing else once requests are served.

@@ -1,6 +1,7 @@
 """A loaded engine with its tokenizer and its scheduler: from token ids to the engine's outputs."""
 
 import asyncio
+import copy
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -46,7 +47,12 @@ class PipelineLimits:
 
 
 class LoadedEngine:
-    """One engine, its tokenizer and its scheduler; lives on one event loop."""
+    """One engine, its tokenizer and its scheduler; lives on one event loop.
+
+    directory: of the engine, where it was opened from one.
+    """
+
+    directory: Path | None = None
 
     def __init__(
         self,
@@ -88,13 +94,15 @@ class LoadedEngine:
         """Load the engine and the tokenizer of an opened engine directory."""
         engine = load_engine(artifact, options or EngineOptions())
         tokenizer = open_tokenizer(artifact.path, artifact.manifest)
-        return cls(
+        loaded = cls(
             artifact.manifest,
             tokenizer,
             engine,
             on_batch=on_batch,
             limits=limits,
         )
+        loaded.directory = artifact.path
+        return loaded
 
     @property
     def manifest(self) -> Manifest:
@@ -133,6 +141,12 @@ class LoadedEngine:
     def cache_statistics(self) -> CacheStatistics | None:
         """What became of the cache of results; None without one."""
         return None if self._cache is None else self._cache.statistics()
+
+    def without_cache(self) -> Self:
+        """Return what asks the same engine, and computes everything anew; not to be closed."""
+        same = copy.copy(self)
+        same._cache = None  # noqa: SLF001 - its own
+        return same
 
     async def warm_up(self) -> None:
         """Run one short and one full-length sequence; raises EngineError if either fails."""

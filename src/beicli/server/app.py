@@ -12,6 +12,7 @@ from beicli.model.routes import platform_route, root_route
 from beicli.pipeline.pipeline import InferencePipeline
 from beicli.server.access_log import AccessLog
 from beicli.server.authentication import RequireApiKey
+from beicli.server.canary import Canary
 from beicli.server.cohere_embed import CohereEmbedHandler
 from beicli.server.cohere_rerank import CohereRerankHandler
 from beicli.server.entities import PredictTokensHandler
@@ -41,11 +42,13 @@ def create_app(
     *,
     metrics: ServerMetrics | None = None,
     admission: Admission | None = None,
+    canary: Canary | None = None,
 ) -> Starlette:
     """Return the ASGI application that serves `pipeline`.
 
     metrics: those that hear of the pipeline's batches; new ones otherwise.
     admission: what a shutdown talks to; a new one otherwise.
+    canary: what watches the pipeline's numbers, and runs elsewhere; None if nothing does.
     """
     state = ServerState(
         pipeline=pipeline,
@@ -53,11 +56,14 @@ def create_app(
         metrics=metrics or ServerMetrics(),
         admission=admission or Admission(options.max_concurrent_requests),
         key_gates=KeyGates(options.key_limits, num_keys=len(options.api_keys)),
+        canary=canary,
     )
     state.admission.queue_state = pipeline.queue_state
     state.metrics.watch_queue(lambda: pipeline.num_waiting, pipeline.estimated_wait_s)
     state.metrics.watch_slots(pipeline.busy_s)
     state.metrics.watch_requests(lambda: state.admission.num_inside)
+    if canary is not None:
+        state.metrics.watch_canary(canary.figures)
     if pipeline.cache_statistics() is not None:
         state.metrics.watch_cache(pipeline.cache_statistics)
     state.metrics.describe(

@@ -1,11 +1,13 @@
 """Figures that others keep, and that are read whenever the page of metrics is asked for."""
 
+import math
 from collections.abc import Callable, Iterator
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from beicli.pipeline.result_cache import CacheStatistics
+from beicli.server.canary import CanaryFigures
 
 
 class CacheCollector(Collector):
@@ -43,3 +45,36 @@ class SlotCollector(Collector):
             "Computing time of all slots, running batches included",
             value=self._busy_s(),
         )
+
+
+class CanaryCollector(Collector):
+    """How far from the reference the last canary was; NaN before the first."""
+
+    def __init__(self, figures: Callable[[], CanaryFigures]) -> None:
+        self._figures = figures
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the gauges, those of the measure that the engine's task has."""
+        now = self._figures()
+        measure = "cosine_min" if now.is_cosine else "score_error_max"
+        what = (
+            "Lowest cosine of a golden input to its reference"
+            if now.is_cosine
+            else "The furthest a score of a golden input is off"
+        )
+        last = now.last
+        for name, documentation, value in (
+            (measure, what, math.nan if last is None else last.value),
+            (f"{measure}_allowed", f"{what}, at the limit", now.allowed),
+            (
+                "passed",
+                "Whether the last canary passed: 1 or 0",
+                math.nan if last is None else float(last.problem is None),
+            ),
+            (
+                "timestamp_seconds",
+                "When the last canary ended, since 1970",
+                math.nan if last is None else last.finished_at,
+            ),
+        ):
+            yield GaugeMetricFamily(f"bei_canary_{name}", documentation, value=value)

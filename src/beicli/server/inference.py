@@ -15,6 +15,7 @@ from beicli.errors import BeiError, RequestError, WrongTaskError
 from beicli.model.routes import describe_model
 from beicli.pipeline.pipeline import InferencePipeline
 from beicli.pipeline.results import Usage
+from beicli.server.canary import Canary
 from beicli.server.errors import ClientLeftError, words_for
 from beicli.server.exchange import Admission, DisconnectWatch, check_content_type, read_body
 from beicli.server.fields import parse_json_object
@@ -29,13 +30,14 @@ from beicli.server.timings import SERVER_TIMING, server_timing
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ServerState:
-    """What the routes share."""
+    """What the routes share; canary: None where nothing watches the engine's numbers."""
 
     pipeline: InferencePipeline
     options: ServerOptions
     metrics: ServerMetrics
     admission: Admission
     key_gates: KeyGates = field(default_factory=KeyGates)
+    canary: Canary | None = None
 
     @property
     def model_name(self) -> str:

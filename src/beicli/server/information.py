@@ -98,6 +98,12 @@ class InformationEndpoints:
         """`GET /ready`: whether to send requests here."""
         if self._state.admission.draining:
             raise UnhealthyError("the server is shutting down")
+        canary = self._state.canary
+        if canary is not None and canary.problem is not None:
+            raise UnhealthyError(
+                f"the engine's numbers are wrong: {canary.problem}",
+                hint="`bei validate` tells more of the engine directory on this machine",
+            )
         try:
             await self._state.pipeline.check_ready(
                 max_age_s=READY_MAX_AGE_S, timeout_s=READY_TIMEOUT_S

@@ -25,7 +25,8 @@ from beicli.artifact.manifest import Manifest
 from beicli.pipeline.result_cache import CacheStatistics
 from beicli.pipeline.results import Usage
 from beicli.scheduler.scheduler import FinishedBatch
-from beicli.server.collectors import CacheCollector, SlotCollector
+from beicli.server.canary import CanaryFigures
+from beicli.server.collectors import CacheCollector, CanaryCollector, SlotCollector
 from beicli.server.metric_groups import (
     DURATION_BUCKETS,
     TOKEN_BUCKETS,
@@ -152,6 +153,10 @@ class ServerMetrics:
     def watch_connections(self, num_open: Callable[[], int]) -> None:
         """Read from this how many connections are open whenever the page is asked for."""
         self._connections.set_function(num_open)
+
+    def watch_canary(self, figures: Callable[[], CanaryFigures]) -> None:
+        """Say on the page how the canary does."""
+        self._registry.register(CanaryCollector(figures))
 
     def watch_cache(self, statistics: Callable[[], CacheStatistics | None]) -> None:
         """Say on the page what becomes of the cache of results."""

@@ -37,6 +37,9 @@ class ServerOptions:
     pipeline: how much may wait for the engine, and memory for results.
     num_replicas: processes that serve together; the limits here are those of each.
     log_format: of what the server logs. access_log: whether each request gets a line there.
+    canary_interval_s: between two canaries; 0 has none. canary_min_cosine, canary_max_score_error:
+        what a canary must reach, of engines for vectors and of those for scores; None takes what
+        follows from the engine's own report.
     drain_timeout_s: how long running requests may go on after the server was told to stop.
     """
 
@@ -56,5 +59,8 @@ class ServerOptions:
     num_replicas: int = 1
     log_format: Literal["text", "json"] = "text"
     access_log: bool = False
+    canary_interval_s: float = 300.0
+    canary_min_cosine: float | None = None
+    canary_max_score_error: float | None = None
     drain_timeout_s: float = 30.0
     engine: EngineOptions = field(default_factory=EngineOptions)

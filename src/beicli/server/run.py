@@ -18,6 +18,7 @@ from beicli.artifact.directory import EngineArtifact
 from beicli.errors import EngineError, EngineLostError, ServerStartError
 from beicli.pipeline.pipeline import InferencePipeline
 from beicli.server.app import create_app
+from beicli.server.canary import open_canary, watched_by
 from beicli.server.connections import BACKLOG, Connections
 from beicli.server.exchange import Admission
 from beicli.server.metrics import ServerMetrics
@@ -150,7 +151,8 @@ async def serve_pipeline(
     await _warm_up(pipeline)
     metrics = metrics or ServerMetrics()
     admission = Admission(options.max_concurrent_requests)
-    app = create_app(pipeline, options, metrics=metrics, admission=admission)
+    canary = open_canary(pipeline, options)
+    app = create_app(pipeline, options, metrics=metrics, admission=admission, canary=canary)
     url = _listen(listener)
     connections = Connections.accept(
         app, listener, turns=lifecycle.turns, max_open=options.max_connections
@@ -158,7 +160,8 @@ async def serve_pipeline(
     metrics.watch_connections(lambda: connections.num_open)
     try:
         lifecycle.on_ready(url)
-        await lifecycle.stop_requested.wait()
+        async with watched_by(canary):
+            await lifecycle.stop_requested.wait()
         admission.drain()
         await _drain(connections, admission, lifecycle, timeout_s=options.drain_timeout_s)
     finally:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from beicli.artifact.accuracy import compare
+from beicli.artifact.accuracy import compare_golden
 from beicli.artifact.directory import EngineArtifact, foreign_files, read_manifest, verify_file
 from beicli.artifact.golden import Float32, Sample, read_golden
 from beicli.artifact.gpu import PLANS_DIRECTORY
@@ -301,16 +301,8 @@ def _quiet_scheduler() -> Iterator[None]:
 def _compare(
     manifest: Manifest, golden: list[tuple[Sample, Float32]], outputs: list[Float32]
 ) -> tuple[list[Finding], dict[str, Any]]:
-    # Stored as rows; a vector is one row.
-    reference = [
-        rows.reshape(found.shape) if rows.size == found.size else rows
-        for (_, rows), found in zip(golden, outputs, strict=True)
-    ]
-    samples = [sample for sample, _ in golden]
     try:
-        report = compare(
-            reference, outputs, samples, spec=manifest.model, precision=manifest.precision
-        )
+        report = compare_golden(golden, outputs, spec=manifest.model, precision=manifest.precision)
     except BeiError as error:
         return [ACCURACY.broken(error.message, fix=_REBUILD, place=GOLDEN_NAME)], {}
     facts = {"num_golden_inputs": len(golden), "accuracy": report.summary}

@@ -9,6 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.server.fakes import make_manifest
 
 from beicli.scheduler.scheduler import FinishedBatch
+from beicli.server.canary import CanaryFigures, CanaryResult
 from beicli.server.metrics import ServerMetrics
 from beicli.server.replicas.pages import MetricsPages, end_page, sum_pages
 
@@ -188,3 +189,40 @@ def test_a_page_that_finds_no_room_is_left_out_and_the_next_is_written(
     other.keep(page(requests=5))
 
     assert values(asked.add_others(page(requests=1)))[OK] == 6
+
+
+def canary_page(*, cosine: float, passed: bool, finished_at: float) -> bytes:
+    metrics = ServerMetrics()
+    result = CanaryResult(cosine, finished_at, None if passed else "it is wrong")
+    metrics.watch_canary(lambda: CanaryFigures(is_cosine=True, allowed=0.999, last=result))
+    return metrics.render()
+
+
+def test_of_canaries_the_worst_and_the_oldest_is_told() -> None:
+    pages = [
+        canary_page(cosine=1.0, passed=True, finished_at=30.0),
+        canary_page(cosine=math.nan, passed=True, finished_at=20.0),
+        canary_page(cosine=0.5, passed=False, finished_at=25.0),
+    ]
+
+    for own in pages:
+        others = [page for page in pages if page is not own]
+        # One that ended computes nothing any more, right or wrong.
+        ended = [canary_page(cosine=-1.0, passed=False, finished_at=1.0)]
+        total = values(sum_pages(own, running=others, ended=ended))
+        assert total["bei_canary_cosine_min[]"] == 0.5
+        assert total["bei_canary_cosine_min_allowed[]"] == 0.999
+        assert total["bei_canary_passed[]"] == 0
+        assert total["bei_canary_timestamp_seconds[]"] == 20
+
+
+def test_of_errors_of_scores_the_largest_is_told() -> None:
+    def scores(error: float) -> bytes:
+        metrics, result = ServerMetrics(), CanaryResult(error, 1.0, None)
+        metrics.watch_canary(lambda: CanaryFigures(is_cosine=False, allowed=0.1, last=result))
+        return metrics.render()
+
+    total = values(sum_pages(scores(0.01), running=[scores(0.03), scores(0.02)], ended=[]))
+
+    assert total["bei_canary_score_error_max[]"] == 0.03
+    assert total["bei_canary_score_error_max_allowed[]"] == 0.1

@@ -128,7 +128,8 @@ def server_operations(served: Served) -> list[Operation]:
         _get(
             "/ready",
             "Whether to send requests here",
-            "Runs a short forward pass if none succeeded within the last 30 seconds.",
+            "Runs a short forward pass if none succeeded within the last 30 seconds; fails while "
+            "the last canary found wrong numbers.",
             errors=(503,),
         ),
         _get(

@@ -8,7 +8,7 @@ kept, only gauges, which tell of now, are dropped, and the process in its place 
 import logging
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,8 +18,15 @@ _RUNNING = ".page"
 _ENDED = ".ended"
 _SERIES = re.compile(rb"^([a-zA-Z_:][\w:]*)((?:\{.*\})?) (\S+)$")
 _TYPE = re.compile(rb"^# TYPE (\S+) (\S+)$")
-# Of these the largest is what holds for the server: they are no amounts.
-_LARGEST = {b"bei_build_info", b"bei_estimated_wait_seconds"}
+# Of these the largest, or the smallest, is what holds for the server: they are no amounts.
+_LARGEST = {
+    b"bei_build_info",
+    b"bei_canary_cosine_min_allowed",
+    b"bei_canary_score_error_max",
+    b"bei_canary_score_error_max_allowed",
+    b"bei_estimated_wait_seconds",
+}
+_SMALLEST = {b"bei_canary_cosine_min", b"bei_canary_passed", b"bei_canary_timestamp_seconds"}
 
 _Series = dict[tuple[bytes, bytes], float]
 
@@ -134,11 +141,17 @@ def _add(total: _Series, page: bytes, *, without: set[bytes] | None = None) -> N
         if key not in total:
             total[key] = value
         elif found[1] in _LARGEST:
-            # What is no number says nothing against one that is.
-            known = total[key]
-            total[key] = value if math.isnan(known) or value > known else known
+            total[key] = _chosen(max, total[key], value)
+        elif found[1] in _SMALLEST:
+            total[key] = _chosen(min, total[key], value)
         else:
             total[key] += value
+
+
+def _chosen(choose: Callable[[list[float]], float], known: float, value: float) -> float:
+    """Choose; what is no number says nothing against one that is."""
+    numbers = [number for number in (known, value) if not math.isnan(number)]
+    return choose(numbers) if numbers else math.nan
 
 
 def _metric_of(series: bytes, kinds: dict[bytes, bytes]) -> bytes:
