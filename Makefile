@@ -18,7 +18,7 @@ install: $(INSTALLED)  ## make .venv with everything, the command at .venv/bin/b
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --upgrade pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[build,tensorrt-rtx,s3,gcs,azure,bench,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[build,tensorrt-rtx,s3,gcs,azure,bench,otel,dev]'
 	@touch $@
 
 models: install  ## fetch, verify, convert and cache the pinned test models

@@ -48,6 +48,7 @@ def copy(tmp_path: Path) -> Path:
         ("pipeline/pipeline.py", "import starlette", "starlette and hypercorn BROKEN"),
         ("builder/build.py", "import rich", "typer and rich BROKEN"),
         ("engine/openvino.py", "import openvino", "OpenVINO is imported in one place"),
+        ("server/traffic.py", "import opentelemetry.trace", "imported in one module"),
     ],
 )
 def test_a_planted_violation_is_caught(
@@ -111,6 +112,13 @@ def test_serving_imports_neither_torch_nor_anything_of_the_build() -> None:
 
     assert "openvino" in loaded
     assert loaded & {"torch", "transformers", "onnx", "onnxscript", "safetensors"} == set()
+
+
+def test_serving_without_traces_imports_nothing_for_them() -> None:
+    loaded = loaded_modules("import beicli.server.run, beicli.server.replicas.supervisor")
+
+    assert loaded & {"opentelemetry", "google", "requests"} == set()
+    assert "opentelemetry" in loaded_modules("import beicli.server.tracing")
 
 
 def test_serving_with_torch_imports_no_other_engine() -> None:

@@ -36,6 +36,7 @@ from beicli.server.app import create_app
 from beicli.server.canary import NUM_INPUTS, Canary, default_limit, open_canary, watched_by
 from beicli.server.metrics import ServerMetrics
 from beicli.server.options import ServerOptions
+from beicli.server.watchers import Watchers
 
 SAMPLES = ["w1", "w2 w3", "w4", "w5", "w6 w7", "w8 w9 w10"]
 # All the canary takes of them, the shortest.
@@ -112,7 +113,7 @@ def watch(
             pipeline.directory = directory
             canary = open_canary(pipeline, given)
             assert canary is not None
-            app = create_app(pipeline, given, metrics=metrics, canary=canary)
+            app = create_app(pipeline, given, metrics=metrics, watchers=Watchers(canary))
             transport = httpx2.ASGITransport(app)
             async with httpx2.AsyncClient(transport=transport, base_url="http://test") as client:
                 await scenario(Watched(canary, client))

@@ -18,6 +18,7 @@ _EXTRA_OF_MODULE = {
     "onnxscript": "build",
     "safetensors": "build",
     "aiohttp": "bench",
+    "opentelemetry": "otel",
 }
 
 

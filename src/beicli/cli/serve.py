@@ -20,6 +20,7 @@ from beicli.cli.serve_options import (
     make_key_limits,
     warn_if_open,
 )
+from beicli.cli.traces import traces_endpoint
 
 if TYPE_CHECKING:
     from beicli.artifact.directory import EngineArtifact
@@ -133,6 +134,16 @@ def serve(
             help="The furthest a score of golden inputs may be off, for rerankers and classifiers.",
         ),
     ] = None,
+    otlp_endpoint: Annotated[
+        str | None,
+        typer.Option(
+            envvar="BEI_OTLP_ENDPOINT",
+            metavar="URL",
+            help="Collector that gets a trace of each request, by OTLP over HTTP, such as "
+            "http://127.0.0.1:4318; left out, OTEL_EXPORTER_OTLP_ENDPOINT, and without that none. "
+            "Needs the extra `otel`.",
+        ),
+    ] = None,
     log_format: Annotated[
         Literal["text", "json"],
         typer.Option(envvar="BEI_LOG_FORMAT", help="Lines of the log: for people or for programs."),
@@ -214,6 +225,7 @@ def serve(
         burst=burst_per_key,
         api_keys=api_keys,
     )
+    collector = traces_endpoint(otlp_endpoint)
     artifact = EngineArtifact.open(engine)
     if replicas == "auto" and artifact.manifest.gpu is not None and device_id is None:
         from beicli.tensorrt.driver import read_driver
@@ -237,6 +249,7 @@ def serve(
         api_keys=api_keys,
         key_limits=key_limits,
         pipeline=_pipeline_limits(max_wait_s, max_waiting_tokens, result_cache_mib),
+        otlp_endpoint=collector,
         canary_interval_s=canary_interval_s,
         canary_min_cosine=canary_min_cosine,
         canary_max_score_error=canary_max_score_error,

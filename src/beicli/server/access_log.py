@@ -13,16 +13,14 @@ from typing import Literal
 import orjson
 from starlette.types import Scope
 
-from beicli.server.records import RequestRecord
+from beicli.server.records import RequestRecord, shown_method
 from beicli.server.request_ids import request_id
+from beicli.server.trace_context import given_trace_id
 
 LogFormat = Literal["text", "json"]
 Fields = dict[str, str | int | float]
 
 logger = logging.getLogger("beicli.access")
-
-# Of a client's own method only these are repeated.
-_METHODS = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"})
 
 
 class AccessLog:
@@ -37,7 +35,7 @@ class AccessLog:
     def write(self, scope: Scope, record: RequestRecord, *, route: str, status: int | None) -> None:
         """Tell of one request; status: None if it got no answer."""
         duration_s = time.perf_counter() - record.started_at
-        method = scope["method"] if scope["method"] in _METHODS else "other"
+        method = shown_method(scope)
         fields: Fields = {
             "request_id": request_id(scope),
             **self._of_server,
@@ -46,6 +44,9 @@ class AccessLog:
             "duration_ms": _milliseconds(duration_s),
             **_work(record),
         }
+        trace_id = record.trace_id or given_trace_id(scope)
+        if trace_id is not None:
+            fields["trace_id"] = trace_id
         if status is not None:
             fields["status"] = status
         if record.failure is not None:

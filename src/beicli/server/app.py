@@ -12,7 +12,6 @@ from beicli.model.routes import platform_route, root_route
 from beicli.pipeline.pipeline import InferencePipeline
 from beicli.server.access_log import AccessLog
 from beicli.server.authentication import RequireApiKey
-from beicli.server.canary import Canary
 from beicli.server.cohere_embed import CohereEmbedHandler
 from beicli.server.cohere_rerank import CohereRerankHandler
 from beicli.server.entities import PredictTokensHandler
@@ -34,6 +33,7 @@ from beicli.server.tei_embeddings import EmbedAllHandler, EmbedHandler, Similari
 from beicli.server.tokens import DecodeHandler, TokenizeHandler
 from beicli.server.traffic import CountAnswers
 from beicli.server.vertex import VertexHandler
+from beicli.server.watchers import Watchers
 
 
 def create_app(
@@ -42,28 +42,29 @@ def create_app(
     *,
     metrics: ServerMetrics | None = None,
     admission: Admission | None = None,
-    canary: Canary | None = None,
+    watchers: Watchers | None = None,
 ) -> Starlette:
     """Return the ASGI application that serves `pipeline`.
 
     metrics: those that hear of the pipeline's batches; new ones otherwise.
     admission: what a shutdown talks to; a new one otherwise.
-    canary: what watches the pipeline's numbers, and runs elsewhere; None if nothing does.
+    watchers: what watches it, and is run elsewhere; None if nothing does.
     """
+    watchers = watchers or Watchers()
     state = ServerState(
         pipeline=pipeline,
         options=options,
         metrics=metrics or ServerMetrics(),
         admission=admission or Admission(options.max_concurrent_requests),
         key_gates=KeyGates(options.key_limits, num_keys=len(options.api_keys)),
-        canary=canary,
+        canary=watchers.canary,
     )
     state.admission.queue_state = pipeline.queue_state
     state.metrics.watch_queue(lambda: pipeline.num_waiting, pipeline.estimated_wait_s)
     state.metrics.watch_slots(pipeline.busy_s)
     state.metrics.watch_requests(lambda: state.admission.num_inside)
-    if canary is not None:
-        state.metrics.watch_canary(canary.figures)
+    if watchers.canary is not None:
+        state.metrics.watch_canary(watchers.canary.figures)
     if pipeline.cache_statistics() is not None:
         state.metrics.watch_cache(pipeline.cache_statistics)
     state.metrics.describe(
@@ -76,7 +77,12 @@ def create_app(
         middleware=[
             Middleware(IdentifyRequests),
             Middleware(PlatformPaths, default_route=default_route),
-            Middleware(CountAnswers, metrics=state.metrics, access_log=_access_log(options)),
+            Middleware(
+                CountAnswers,
+                metrics=state.metrics,
+                access_log=_access_log(options),
+                tracer=watchers.tracer,
+            ),
             Middleware(FinishRequestBody),
             Middleware(RequireApiKey, api_keys=options.api_keys),
             Middleware(AnswerErrors),

@@ -108,7 +108,7 @@ class InferenceEndpoint:
     async def _respond(
         self, body: bytes, negotiated: Negotiated, record: RequestRecord
     ) -> Response:
-        started_at = time.perf_counter()
+        record.read_at = started_at = time.perf_counter()
         state, handler = self._state, self._handler
         fields = parse_json_object(
             body, example=handler.example, max_characters=state.options.max_input_characters
@@ -122,6 +122,7 @@ class InferenceEndpoint:
         response = await negotiated.respond(answer)
         total_s = time.perf_counter() - started_at
         record.usage, record.total_s = answer.usage, total_s
+        record.encode_s = total_s - (answered_at - started_at)
         state.metrics.succeeded(
             handler.family, size, answer.usage, answer_s=answered_at - started_at, total_s=total_s
         )

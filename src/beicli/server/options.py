@@ -40,6 +40,7 @@ class ServerOptions:
     canary_interval_s: between two canaries; 0 has none. canary_min_cosine, canary_max_score_error:
         what a canary must reach, of engines for vectors and of those for scores; None takes what
         follows from the engine's own report.
+    otlp_endpoint: the URL that takes spans of requests, by OTLP over HTTP; None sends none.
     drain_timeout_s: how long running requests may go on after the server was told to stop.
     """
 
@@ -59,6 +60,7 @@ class ServerOptions:
     num_replicas: int = 1
     log_format: Literal["text", "json"] = "text"
     access_log: bool = False
+    otlp_endpoint: str | None = field(default=None, repr=False)
     canary_interval_s: float = 300.0
     canary_min_cosine: float | None = None
     canary_max_score_error: float | None = None

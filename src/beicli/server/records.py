@@ -13,6 +13,8 @@ from beicli.pipeline.results import Usage
 # The client left before there was an answer.
 DROPPED = "dropped"
 _SCOPE_KEY = "bei.record"
+# Of a client's own method only these are repeated.
+_METHODS = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"})
 
 
 @dataclass(slots=True, eq=False)
@@ -20,14 +22,19 @@ class RequestRecord:
     """One request; filled on its way through the server, and read at its end.
 
     num_inputs: None until the body has been understood. usage: None where no model was asked.
-    total_s: from the complete body to the encoded answer, None without one.
+    read_at: when the body was complete, None until then.
+    total_s: from then to the encoded answer, None without one; encode_s: the last part of it.
+    trace_id: of the spans that were made of it.
     failure: why there is no answer, in the words of `code` where errors have one.
     """
 
     started_at: float = field(default_factory=time.perf_counter)
     num_inputs: int | None = None
     usage: Usage | None = None
+    read_at: float | None = None
     total_s: float | None = None
+    encode_s: float = 0.0
+    trace_id: str | None = None
     failure: str | None = None
 
 
@@ -41,3 +48,9 @@ def record_of(scope: Scope) -> RequestRecord:
     """Return the record of a request; one that nobody reads where none was begun."""
     record: RequestRecord | None = scope.get(_SCOPE_KEY)
     return record or RequestRecord()
+
+
+def shown_method(scope: Scope) -> str:
+    """Return the request's method, or `other` for what a client made up."""
+    method: str = scope["method"]
+    return method if method in _METHODS else "other"

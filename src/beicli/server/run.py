@@ -18,12 +18,13 @@ from beicli.artifact.directory import EngineArtifact
 from beicli.errors import EngineError, EngineLostError, ServerStartError
 from beicli.pipeline.pipeline import InferencePipeline
 from beicli.server.app import create_app
-from beicli.server.canary import open_canary, watched_by
+from beicli.server.canary import watched_by
 from beicli.server.connections import BACKLOG, Connections
 from beicli.server.exchange import Admission
 from beicli.server.metrics import ServerMetrics
 from beicli.server.options import ServerOptions
 from beicli.server.replicas.turns import Turns
+from beicli.server.watchers import open_watchers
 
 logger = logging.getLogger(__name__)
 
@@ -151,21 +152,21 @@ async def serve_pipeline(
     await _warm_up(pipeline)
     metrics = metrics or ServerMetrics()
     admission = Admission(options.max_concurrent_requests)
-    canary = open_canary(pipeline, options)
-    app = create_app(pipeline, options, metrics=metrics, admission=admission, canary=canary)
-    url = _listen(listener)
-    connections = Connections.accept(
-        app, listener, turns=lifecycle.turns, max_open=options.max_connections
-    )
-    metrics.watch_connections(lambda: connections.num_open)
-    try:
-        lifecycle.on_ready(url)
-        async with watched_by(canary):
-            await lifecycle.stop_requested.wait()
-        admission.drain()
-        await _drain(connections, admission, lifecycle, timeout_s=options.drain_timeout_s)
-    finally:
-        await connections.abort()
+    async with open_watchers(pipeline, options) as watchers:
+        app = create_app(pipeline, options, metrics=metrics, admission=admission, watchers=watchers)
+        url = _listen(listener)
+        connections = Connections.accept(
+            app, listener, turns=lifecycle.turns, max_open=options.max_connections
+        )
+        metrics.watch_connections(lambda: connections.num_open)
+        try:
+            lifecycle.on_ready(url)
+            async with watched_by(watchers.canary):
+                await lifecycle.stop_requested.wait()
+            admission.drain()
+            await _drain(connections, admission, lifecycle, timeout_s=options.drain_timeout_s)
+        finally:
+            await connections.abort()
 
 
 async def _drain(

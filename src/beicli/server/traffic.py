@@ -1,28 +1,50 @@
-"""Sees every request come and go, whatever its route does: counts it, and logs it if asked to."""
+"""Sees every request come and go, whatever its route does: counts, logs and traces it."""
+
+from typing import Protocol
 
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from beicli.server.access_log import AccessLog
 from beicli.server.metrics import ServerMetrics
-from beicli.server.records import DROPPED, begin_record
+from beicli.server.records import DROPPED, RequestRecord, begin_record
 
 # A path that no route takes; its own name would let clients fill the metrics.
 UNKNOWN_ROUTE = "unknown"
 
 
+class RequestTracer(Protocol):
+    """Who makes traces of requests; apart from how, which takes an extra."""
+
+    def write(
+        self, scope: Scope, record: RequestRecord, *, route: str, status: int | None
+    ) -> str | None:
+        """Make the spans of a request that has ended; returns the id of their trace."""
+        ...
+
+    def close(self) -> None:
+        """Send what was not sent yet."""
+        ...
+
+
 class CountAnswers:
     """ASGI middleware; inside it a path must be what the routes are matched with.
 
-    access_log: None to log no requests.
+    access_log: None to log no requests. tracer: None to trace none.
     """
 
     def __init__(
-        self, app: ASGIApp, *, metrics: ServerMetrics, access_log: AccessLog | None = None
+        self,
+        app: ASGIApp,
+        *,
+        metrics: ServerMetrics,
+        access_log: AccessLog | None = None,
+        tracer: RequestTracer | None = None,
     ) -> None:
         self._app = app
         self._metrics = metrics
         self._access_log = access_log
+        self._tracer = tracer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -47,5 +69,7 @@ class CountAnswers:
             self._metrics.answered(path, DROPPED if status is None else str(status))
             if record.failure is not None:
                 self._metrics.failed(record.failure)
+            if self._tracer is not None:
+                record.trace_id = self._tracer.write(scope, record, route=path, status=status)
             if self._access_log is not None:
                 self._access_log.write(scope, record, route=path, status=status)
