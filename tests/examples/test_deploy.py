@@ -13,15 +13,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import promql_parser
 import pytest
 import typer
 import yaml
 from promql_parser import Expr, VectorSelector
-from tests.server.fakes import ask, ask_all, live_server
+from tests.server.fakes import FakeEngine, ask, ask_all, live_server
+from tests.server.test_canary import fill
 
 from beicli.cli.app import app
 from beicli.errors import EngineLostError, UsageError
+from beicli.model.spec import Task
 from beicli.pipeline.loaded_engine import PipelineLimits
 from beicli.server.authentication import PUBLIC_PATHS
 from beicli.server.errors import WORDS
@@ -323,16 +326,22 @@ def test_no_service_writes_into_the_environment_of_the_server(
 
 
 @pytest.fixture(scope="module")
-def series() -> dict[str, set[str]]:
-    """The names on a server's page after an answer and an error, each with its labels."""
+def series(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
+    """The names on servers' pages after an answer and an error, each with its labels.
+
+    Of two servers: vectors and scores have canaries of their own measure.
+    """
     requests: list[tuple[str, str, dict[str, object]]] = [
         ("POST", "/embed", {"json": {"inputs": "w1 w2"}}),
         ("POST", "/embed", {"json": {}}),
         ("GET", "/metrics", {}),
     ]
-    page = ask_all(
-        requests, options=ServerOptions(pipeline=PipelineLimits(result_cache_bytes=1024 * 1024))
-    )[-1].text
+    limits = PipelineLimits(result_cache_bytes=1024 * 1024)
+    page = ask_all(requests, options=ServerOptions(pipeline=limits))[-1].text
+    for task in (Task.EMBEDDING, Task.RERANKING):
+        directory = fill(tmp_path_factory.mktemp("engine"), task)
+        with live_server(FakeEngine(task), directory=directory) as server:
+            page += httpx2.get(f"{server.url}/metrics").text
     found: dict[str, set[str]] = {}
     for name, labels in re.findall(r"^([a-z_]+)(\{.*\})? ", page, flags=re.MULTILINE):
         found.setdefault(name, set()).update(re.findall(r'(\w+)="', labels))
