@@ -16,6 +16,9 @@ from beicli.cli.serve_options import (
     MaxInputCharacters,
     MaxRequestsPerKey,
     RateLimitPerKey,
+    TlsCertificate,
+    TlsKey,
+    check_tls_files,
     collect_api_keys,
     make_key_limits,
     warn_if_open,
@@ -92,6 +95,8 @@ def serve(
     max_requests_per_key: MaxRequestsPerKey = None,
     rate_limit_per_key: RateLimitPerKey = None,
     burst_per_key: BurstPerKey = None,
+    tls_certificate: TlsCertificate = None,
+    tls_key: TlsKey = None,
     result_cache_mib: Annotated[
         int,
         typer.Option(
@@ -226,6 +231,7 @@ def serve(
         api_keys=api_keys,
     )
     collector = traces_endpoint(otlp_endpoint)
+    tls = check_tls_files(tls_certificate, tls_key)
     artifact = EngineArtifact.open(engine)
     if replicas == "auto" and artifact.manifest.gpu is not None and device_id is None:
         from beicli.tensorrt.driver import read_driver
@@ -248,6 +254,7 @@ def serve(
         rerank_order=rerank_order,
         api_keys=api_keys,
         key_limits=key_limits,
+        tls=tls,
         pipeline=_pipeline_limits(max_wait_s, max_waiting_tokens, result_cache_mib),
         otlp_endpoint=collector,
         canary_interval_s=canary_interval_s,

@@ -13,7 +13,7 @@ from beicli.cli.api_keys import read_api_keys
 from beicli.cli.console import print_warning
 
 if TYPE_CHECKING:
-    from beicli.server.options import KeyLimits
+    from beicli.server.options import KeyLimits, TlsFiles
 
 _API_KEY = "BEI_API_KEY"
 
@@ -65,6 +65,37 @@ BurstPerKey = Annotated[
         "one second.",
     ),
 ]
+TlsCertificate = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="BEI_TLS_CERTIFICATE",
+        help="Certificate in PEM, then those that signed it: serves HTTPS, with HTTP/1.1 and 2.",
+    ),
+]
+TlsKey = Annotated[
+    Path | None,
+    typer.Option(envvar="BEI_TLS_KEY", help="Key of the certificate in PEM, without a password."),
+]
+
+
+def check_tls_files(certificate: Path | None, key: Path | None) -> "TlsFiles | None":
+    """Return what to serve HTTPS with; raises UsageError if it cannot be done with these files."""
+    from beicli.errors import UsageError
+    from beicli.server.options import TlsFiles
+    from beicli.server.tls import make_tls_context
+
+    if certificate is None and key is None:
+        return None
+    if certificate is None or key is None:
+        given, missing = ("certificate", "key") if key is None else ("key", "certificate")
+        raise UsageError(
+            f"`--tls-{given}` is given without `--tls-{missing}`",
+            hint="TLS takes both; leave both out to speak HTTP in the clear",
+        )
+    files = TlsFiles(certificate=certificate, key=key)
+    # The server makes its own; here it would be known too late, after the engine is loaded.
+    make_tls_context(files)
+    return files
 
 
 def collect_api_keys(given: Sequence[str] | None, file: Path | None) -> tuple[str, ...]:

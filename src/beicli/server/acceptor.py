@@ -9,6 +9,7 @@ import asyncio
 import logging
 import math
 import socket
+import ssl
 from collections.abc import Awaitable, Callable
 
 from beicli.server.replicas.turns import Turns
@@ -20,6 +21,9 @@ PAUSE_S = 0.001
 PATIENCE_S = 0.05
 # After an accept that failed, mostly since this process may not open more files.
 RETRY_S = 1.0
+# From the connection to the end of the handshake; and for a client's goodbye, which many never say.
+TLS_HANDSHAKE_TIMEOUT_S = 10.0
+TLS_SHUTDOWN_TIMEOUT_S = 3.0
 # A server at its limit is so at every connection that comes.
 TELL_AGAIN_S = 60.0
 
@@ -31,6 +35,7 @@ class Acceptor:
 
     turns: with the other processes that accept from it; None if there are none.
     max_open: connections at once; what comes above waits in the kernel, None for any number.
+    tls: what connections are encrypted with before they are served.
     """
 
     def __init__(
@@ -40,12 +45,14 @@ class Acceptor:
         turns: Turns | None = None,
         *,
         max_open: int | None = None,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._listener = listener
         self._serve = serve
         self._turns = turns
         self._max_open = max_open
+        self._tls = tls
         self._num_open = 0
         self._told_at = -math.inf
         self._timer: asyncio.TimerHandle | None = None
@@ -71,7 +78,15 @@ class Acceptor:
             self._turns.end()
 
     async def wait_opened(self) -> None:
-        """Wait until `serve` runs for every connection that was accepted."""
+        """Wait until `serve` runs for every connection that was accepted, after `close`.
+
+        Those that are still agreeing on TLS are cut: the client may never say its part.
+        """
+        if self._tls is not None:
+            # A task that is cancelled before it has begun would leave its socket open.
+            await asyncio.sleep(0)
+            for task in self._opening:
+                task.cancel()
         while self._opening:
             await asyncio.wait(self._opening)
 
@@ -119,13 +134,27 @@ class Acceptor:
         task.add_done_callback(self._opening.discard)
 
     async def _open(self, connection: socket.socket) -> None:
-        reader = asyncio.StreamReader()
-        protocol = asyncio.StreamReaderProtocol(reader, self._serve_counted)
+        is_served = False
+
+        def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Awaitable[None]:
+            nonlocal is_served
+            is_served = True
+            return self._serve_counted(reader, writer)
+
+        protocol = asyncio.StreamReaderProtocol(asyncio.StreamReader(), serve)
+        timeouts: dict[str, float] = {}
+        if self._tls is not None:
+            timeouts["ssl_handshake_timeout"] = TLS_HANDSHAKE_TIMEOUT_S
+            timeouts["ssl_shutdown_timeout"] = TLS_SHUTDOWN_TIMEOUT_S
         try:
-            await self._loop.connect_accepted_socket(lambda: protocol, connection)
-        except OSError:
-            # The client has left already.
-            self._closed()
+            await self._loop.connect_accepted_socket(
+                lambda: protocol, connection, ssl=self._tls, **timeouts
+            )
+        except (OSError, asyncio.CancelledError):
+            # The client has left already, speaks no TLS, or did not come to terms in time. A stop
+            # may also come between the terms and the waiting for them.
+            if not is_served:
+                self._closed()
 
     async def _serve_counted(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter

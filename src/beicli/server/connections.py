@@ -8,6 +8,8 @@ pipelined a request. What remains of it is the connection, HTTP/1.1 and HTTP/2 a
 import asyncio
 import logging
 import socket
+import ssl
+from contextlib import suppress
 from http import HTTPStatus
 from typing import Self
 
@@ -102,13 +104,17 @@ class Connections:
         *,
         turns: Turns | None = None,
         max_open: int | None = None,
+        tls: ssl.SSLContext | None = None,
     ) -> Self:
         """Start serving the connections of a listening socket, which is owned from here on.
 
         turns: with the other processes that accept from it too. max_open: connections at once.
+        tls: what they are encrypted with, and agree on HTTP/1.1 or HTTP/2 by; None for neither.
         """
         connections = cls(app)
-        connections._acceptor = Acceptor(listener, connections._serve, turns, max_open=max_open)
+        connections._acceptor = Acceptor(
+            listener, connections._serve, turns, max_open=max_open, tls=tls
+        )
         return connections
 
     @property
@@ -140,7 +146,9 @@ class Connections:
         assert task is not None, "asyncio serves a connection in a task"
         self._open[task] = writer
         try:
-            await _Connection(self._app, self._config, self._context, reader, writer)
+            # What TLS says of a client that leaves, or does not, without the goodbye agreed on.
+            with suppress(OSError):
+                await _Connection(self._app, self._config, self._context, reader, writer)
         except (asyncio.CancelledError, ExceptionGroup):
             # Cut by `abort`: asyncio 3.11 would log it as an error. A group is what hypercorn makes
             # of an application that is cut between the head of its answer and the body.

@@ -1,6 +1,7 @@
 """What an operator may set about the server, with the values it has when nobody does."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from beicli.engine.options import EngineOptions
@@ -20,6 +21,14 @@ class KeyLimits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TlsFiles:
+    """Where the server's certificate is, with those that signed it, and its key; both in PEM."""
+
+    certificate: Path
+    key: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServerOptions:
     """How the server listens, what it accepts, and how long it takes to stop.
 
@@ -33,7 +42,7 @@ class ServerOptions:
     on_too_long: what becomes of an input beyond the model's window when the request does not say.
     rerank_order: of the answers of `/rerank`: that of the texts, or best first.
     api_keys: one of them must come with every request but those for health; empty lets all in.
-    key_limits: of each of the api_keys.
+    key_limits: of each of the api_keys. tls: None to speak HTTP in the clear.
     pipeline: how much may wait for the engine, and memory for results.
     num_replicas: processes that serve together; the limits here are those of each.
     log_format: of what the server logs. access_log: whether each request gets a line there.
@@ -57,6 +66,7 @@ class ServerOptions:
     api_keys: tuple[str, ...] = field(default=(), repr=False)
     key_limits: KeyLimits = field(default_factory=KeyLimits)
     pipeline: PipelineLimits = field(default_factory=PipelineLimits)
+    tls: TlsFiles | None = None
     num_replicas: int = 1
     log_format: Literal["text", "json"] = "text"
     access_log: bool = False

@@ -24,6 +24,7 @@ from beicli.server.exchange import Admission
 from beicli.server.metrics import ServerMetrics
 from beicli.server.options import ServerOptions
 from beicli.server.replicas.turns import Turns
+from beicli.server.tls import make_tls_context
 from beicli.server.watchers import open_watchers
 
 logger = logging.getLogger(__name__)
@@ -152,11 +153,12 @@ async def serve_pipeline(
     await _warm_up(pipeline)
     metrics = metrics or ServerMetrics()
     admission = Admission(options.max_concurrent_requests)
+    tls = None if options.tls is None else make_tls_context(options.tls)
     async with open_watchers(pipeline, options) as watchers:
         app = create_app(pipeline, options, metrics=metrics, admission=admission, watchers=watchers)
-        url = _listen(listener)
+        url = _listen(listener, scheme="http" if tls is None else "https")
         connections = Connections.accept(
-            app, listener, turns=lifecycle.turns, max_open=options.max_connections
+            app, listener, turns=lifecycle.turns, max_open=options.max_connections, tls=tls
         )
         metrics.watch_connections(lambda: connections.num_open)
         try:
@@ -244,7 +246,7 @@ def _explain_bind_error(error: OSError, host: str, port: int) -> ServerStartErro
     return ServerStartError(f"cannot listen on {host} port {port}: {error}")
 
 
-def _listen(listener: socket.socket) -> str:
+def _listen(listener: socket.socket, *, scheme: str) -> str:
     """Start listening and return the URL; connections wait until they are accepted."""
     host, port = listener.getsockname()[:2]
     try:
@@ -252,7 +254,7 @@ def _listen(listener: socket.socket) -> str:
     except OSError as error:
         # Another server bound the same port at the same time and listened first.
         raise _explain_bind_error(error, host, port) from error
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 async def _warm_up(pipeline: InferencePipeline) -> None:
