@@ -201,6 +201,24 @@ def test_a_canary_that_cannot_be_computed_has_failed(tmp_path: Path) -> None:
     watch(engine, fill(tmp_path), scenario)
 
 
+def test_a_bug_in_the_canary_is_for_the_log_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario(server: Watched) -> None:
+        async def buggy(samples: object) -> list[Float32]:
+            raise KeyError("/secret/path")
+
+        server.canary._pipeline.outputs = buggy  # type: ignore[method-assign,assignment]
+        ready, _ = await server.sing()
+        assert ready.status_code == 503
+        assert "secret" not in ready.text
+
+    watch(FakeEngine(), fill(tmp_path), scenario)
+
+    (record,) = caplog.records
+    assert record.exc_info is not None
+
+
 def test_a_golden_output_of_another_shape_has_failed(tmp_path: Path) -> None:
     directory = fill(tmp_path)
     write_golden(directory / GOLDEN_NAME, ["w1"], [vector(word_ids(1))[:4]])

@@ -110,6 +110,15 @@ def test_a_bug_is_500_without_its_words_and_is_found_in_the_log_by_its_id(
     assert record.exc_info is not None
 
 
+def test_a_bug_is_logged_with_its_route_not_with_what_a_client_wrote(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    through_middleware(KeyError("bug"), path="/w1 w2", after=[])
+
+    (record,) = caplog.records
+    assert record.getMessage().endswith(" failed: POST unknown")
+
+
 def test_an_error_after_the_answer_began_sends_nothing_more(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

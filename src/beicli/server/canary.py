@@ -18,7 +18,7 @@ from beicli.artifact.accuracy import compare_golden
 from beicli.artifact.golden import Float32, Sample, read_golden
 from beicli.artifact.names import GOLDEN_NAME, REPORT_NAME
 from beicli.artifact.report import AccuracyReport, VectorReport, parse_report
-from beicli.errors import ArtifactError, UnhealthyError
+from beicli.errors import ArtifactError, BeiError, UnhealthyError
 from beicli.model.spec import Task
 from beicli.pipeline.pipeline import InferencePipeline
 from beicli.server.options import ServerOptions
@@ -86,18 +86,21 @@ class Canary:
 
     async def check(self) -> None:
         """Compute the inputs once, and judge them."""
-        value, problem = math.nan, None
+        value, problem, bug = math.nan, None, None
         try:
             report = await self._compare()
         except UnhealthyError:
             # The server stops, or its engine is lost, which others tell.
             return
-        except Exception as error:  # noqa: BLE001 - the canary goes on, and says what it met
-            problem = f"the golden inputs cannot be computed: {error}"
+        except BeiError as error:
+            problem = f"the golden inputs cannot be computed: {error.message}"
+        except Exception as error:  # noqa: BLE001 - a canary that ends with a bug would watch nothing
+            # Clients of `/ready` read this, so the rest is for the log.
+            problem, bug = "the golden inputs cannot be computed; the server's log says why", error
         else:
             value = report.cosine_min if isinstance(report, VectorReport) else report.max_difference
             problem = self._judge(report)
-        self._tell(problem)
+        self._tell(problem, bug)
         self._last = CanaryResult(value, time.time(), problem)
 
     async def run(self) -> None:
@@ -132,10 +135,10 @@ class Canary:
             f"{self._allowed:.6f} is allowed"
         )
 
-    def _tell(self, problem: str | None) -> None:
+    def _tell(self, problem: str | None, bug: Exception | None) -> None:
         """Log what has changed."""
         if problem is not None and self.problem is None:
-            logger.error("the canary failed, and `/ready` with it: %s", problem)
+            logger.error("the canary failed, and `/ready` with it: %s", problem, exc_info=bug)
         elif problem is None and self.problem is not None:
             logger.warning("the canary passes again")
 

@@ -27,7 +27,7 @@ from beicli.errors import (
     UnhealthyError,
     WrongTaskError,
 )
-from beicli.server.records import DROPPED, record_of
+from beicli.server.records import DROPPED, record_of, shown_method, shown_route
 from beicli.server.request_ids import request_id
 
 logger = logging.getLogger(__name__)
@@ -203,9 +203,9 @@ class AnswerErrors:
 
 def _log_bug(error: Exception, scope: Scope) -> InternalError:
     known_as = request_id(scope)
-    logger.error(
-        "request %s failed: %s %s", known_as, scope["method"], scope["path"], exc_info=error
-    )
+    # The route, not the path, which is the client's own text.
+    what = (known_as, shown_method(scope), shown_route(scope))
+    logger.error("request %s failed: %s %s", *what, exc_info=error)
     return InternalError(
         f"internal error; request id {known_as}",
         hint="this is a bug in bei: the server's log has the details under this id",

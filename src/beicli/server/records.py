@@ -6,10 +6,13 @@ Counts and times alone: what a request says stays out of metrics and logs.
 import time
 from dataclasses import dataclass, field
 
+from starlette.routing import Route
 from starlette.types import Scope
 
 from beicli.pipeline.results import Usage
 
+# A path that no route takes; its own name would let clients fill metrics and logs.
+UNKNOWN_ROUTE = "unknown"
 # The client left before there was an answer.
 DROPPED = "dropped"
 _SCOPE_KEY = "bei.record"
@@ -54,3 +57,9 @@ def shown_method(scope: Scope) -> str:
     """Return the request's method, or `other` for what a client made up."""
     method: str = scope["method"]
     return method if method in _METHODS else "other"
+
+
+def shown_route(scope: Scope) -> str:
+    """Return the route that took the request's path, or UNKNOWN_ROUTE."""
+    route = scope.get("route")
+    return route.path_format if isinstance(route, Route) else UNKNOWN_ROUTE

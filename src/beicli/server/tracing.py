@@ -19,10 +19,9 @@ from starlette.types import Scope
 from beicli import __version__
 from beicli.server.authentication import PUBLIC_PATHS
 from beicli.server.options import ServerOptions
-from beicli.server.records import RequestRecord, shown_method
+from beicli.server.records import UNKNOWN_ROUTE, RequestRecord, shown_method
 from beicli.server.request_ids import request_id
 from beicli.server.trace_context import traceparent
-from beicli.server.traffic import UNKNOWN_ROUTE
 
 _SERVER_ERROR = 500
 

@@ -2,15 +2,11 @@
 
 from typing import Protocol
 
-from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from beicli.server.access_log import AccessLog
 from beicli.server.metrics import ServerMetrics
-from beicli.server.records import DROPPED, RequestRecord, begin_record
-
-# A path that no route takes; its own name would let clients fill the metrics.
-UNKNOWN_ROUTE = "unknown"
+from beicli.server.records import DROPPED, RequestRecord, begin_record, shown_route
 
 
 class RequestTracer(Protocol):
@@ -62,14 +58,13 @@ class CountAnswers:
         try:
             await self._app(scope, receive, watched_send)
         finally:
-            route = scope.get("route")
-            path = route.path_format if isinstance(route, Route) else UNKNOWN_ROUTE
+            route = shown_route(scope)
             if status is None:
                 record.failure = DROPPED
-            self._metrics.answered(path, DROPPED if status is None else str(status))
+            self._metrics.answered(route, DROPPED if status is None else str(status))
             if record.failure is not None:
                 self._metrics.failed(record.failure)
             if self._tracer is not None:
-                record.trace_id = self._tracer.write(scope, record, route=path, status=status)
+                record.trace_id = self._tracer.write(scope, record, route=route, status=status)
             if self._access_log is not None:
-                self._access_log.write(scope, record, route=path, status=status)
+                self._access_log.write(scope, record, route=route, status=status)
