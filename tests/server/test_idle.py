@@ -70,6 +70,19 @@ def test_a_stop_leaves_busy_connections_alone() -> None:
     assert run(use) == []
 
 
+def test_a_request_that_begins_in_the_moment_of_the_end_is_answered_first() -> None:
+    async def use(context: IdleContext, timer: IdleTimer, tasks: TaskGroup) -> None:
+        await timer.restart(tasks, nothing)
+        await context.terminate_idle()
+        # Before the connection is closed, which is another task's.
+        await timer.stop()
+        await asyncio.sleep(0.01)
+        await timer.restart(tasks, nothing)
+
+    # By the answer, not by the stop.
+    assert run(use) == ["closed"]
+
+
 def test_after_the_client_has_left_nothing_waits_any_more() -> None:
     async def use(context: IdleContext, timer: IdleTimer, tasks: TaskGroup) -> None:
         await timer.restart(tasks, nothing)

@@ -336,6 +336,22 @@ def test_garbage_is_answered_with_400_and_does_not_harm_the_server() -> None:
         assert httpx2.get(server.url + "/health").status_code == 200
 
 
+def test_an_upgrade_that_cannot_be_read_ends_its_connection_with_a_line_in_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    upgrade = b"connection: upgrade, http2-settings\r\nupgrade: h2c\r\nhttp2-settings: A\r\n\r\n"
+    with live_server() as server:
+        with connected(server) as connection:
+            connection.sendall(b"GET /health HTTP/1.1\r\nhost: test\r\n" + upgrade)
+            while connection.recv(4096):
+                pass
+        assert httpx2.get(server.url + "/health").status_code == 200
+
+    (record,) = caplog.records
+    assert record.getMessage().startswith("ended a connection: Error: ")
+    assert record.exc_info is None
+
+
 def test_a_websocket_is_refused() -> None:
     upgrade = b"connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n"
     key = b"sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n"

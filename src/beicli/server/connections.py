@@ -25,6 +25,8 @@ from beicli.server.gathering import GatheringWriter
 from beicli.server.idle import IdleContext, IdleTimer
 from beicli.server.replicas.turns import Turns
 
+logger = logging.getLogger(__name__)
+
 # Connections the kernel keeps while the event loop is busy: a burst of as many clients as may be
 # served at once finds room. The kernel lowers it to net.core.somaxconn.
 BACKLOG = 2048
@@ -55,17 +57,25 @@ class _Connection(TCPServer):
     ) -> None:
         loop, gathering = asyncio.get_running_loop(), GatheringWriter.around(writer)
         super().__init__(app, loop, config, context, {}, reader, gathering)
-        self.idle_task = IdleTimer(
-            context, self._initiate_server_close, timeout_s=config.keep_alive_timeout
-        )
+        self.idle_task = IdleTimer(context, self._close_idle, timeout_s=config.keep_alive_timeout)
+        self._is_ended = False
+
+    async def _close_idle(self) -> None:
+        self._is_ended = True
+        await self._initiate_server_close()
 
     async def _read_data(self) -> None:
+        # Hypercorn's own loop, but for two things. What came in the moment of the end is not begun:
+        # it would be computed, and counted as answered, on a connection that is closed.
         while not self.reader.at_eof():
             try:
                 data = await self.reader.read(MAX_RECV)
             except OSError:
                 break
+            if self._is_ended:
+                break
             await self.protocol.handle(RawData(data))
+            # And a request has to get on, once it has begun.
             if self._has_begun_a_request():
                 self.idle_task.hasten(self._refuse_slow_request, timeout_s=HEAD_TIMEOUT_S)
         await self.protocol.handle(Closed())
@@ -149,13 +159,24 @@ class Connections:
             # What TLS says of a client that leaves, or does not, without the goodbye agreed on.
             with suppress(OSError):
                 await _Connection(self._app, self._config, self._context, reader, writer)
-        except (asyncio.CancelledError, ExceptionGroup):
-            # Cut by `abort`: asyncio 3.11 would log it as an error. A group is what hypercorn makes
-            # of an application that is cut between the head of its answer and the body.
+        except asyncio.CancelledError:
+            # Cut by `abort`: asyncio 3.11 would log it as an error.
             if not self._is_aborted:
                 raise
+        except Exception as error:  # noqa: BLE001 - whatever a client provokes in hypercorn or h2
+            # A group is also what hypercorn makes of an application that is cut between the head of
+            # its answer and the body. Errors of the application itself never come here.
+            if not self._is_aborted:
+                logger.warning("ended a connection: %s", _describe(error))
         finally:
             del self._open[task]
+
+
+def _describe(error: BaseException) -> str:
+    """Name an error, of a group its first, in a line: strangers may cause as many as they like."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return f"{type(error).__name__}: {error}"
 
 
 def _hypercorn_config() -> Config:

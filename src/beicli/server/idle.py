@@ -41,6 +41,7 @@ class IdleTimer(AsyncioSingleTask):
         self._timer: asyncio.TimerHandle | None = None
         self._is_over = False
         self._is_hastened = False
+        self._is_busy = False
 
     def end(self) -> None:
         """Never start again: the client has left, and the connection ends with what still runs."""
@@ -52,6 +53,7 @@ class IdleTimer(AsyncioSingleTask):
         self._cancel()
         if self._is_over:
             return
+        self._is_busy = False
         self._task_group = task_group
         self._context.idle.add(self)
         self._timer = asyncio.get_running_loop().call_later(self._timeout_s, self.expire)
@@ -60,12 +62,18 @@ class IdleTimer(AsyncioSingleTask):
 
     async def stop(self) -> None:
         """Wait no more: there is a request, or the connection has ended."""
+        self._is_busy = True
         self._cancel()
 
     def expire(self) -> None:
-        """Close the connection."""
+        """Close the connection, unless a request begins before that comes about."""
         self._cancel()
-        self._task_group.spawn(self._close)
+        self._task_group.spawn(self._close_unless_busy)
+
+    async def _close_unless_busy(self) -> None:
+        # Else its client would lose an answer; the wait begins again after that.
+        if not self._is_busy:
+            await self._close()
 
     def hasten(self, give_up: Callable[[], Awaitable[None]], *, timeout_s: float) -> None:
         """Run `give_up` after so long unless the wait is over; said again, nothing changes."""
