@@ -8,7 +8,7 @@ PORT ?= 7997
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install models minilm truss demo serve test test-gpu bench-gpu lint format bench bench-peers size check clean
+.PHONY: help install models minilm truss demo serve test fuzz test-gpu bench-gpu lint format bench bench-peers size check clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,13 @@ $(TRUSS): tests/differential/constraints.txt
 
 test: models truss  ## run every test; no GPU, and no network once models and Truss are there
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
+
+FUZZ_TARGETS ?= config manifest checkpoint weights tokenizer archive requests headers http
+FUZZ_SECONDS ?= 60
+
+fuzz: install  ## look for inputs that break a parser, $(FUZZ_SECONDS) s each; needs atheris
+	@for target in $(FUZZ_TARGETS); do \
+		$(BIN)/python -m tests.fuzz $$target --seconds $(FUZZ_SECONDS) || exit 1; done
 
 GPU := $(VENV)/.installed-gpu
 
@@ -97,4 +104,4 @@ check: lint test  ## exactly what CI runs
 
 clean:  ## remove everything that was made here
 	rm -rf $(VENV) .venv-truss .venv-peers $(MODELS) $(ENGINE) engine engines dist .pytest_cache .ruff_cache .mypy_cache \
-		.hypothesis .import_linter_cache .coverage
+		.hypothesis .fuzz .import_linter_cache .coverage
