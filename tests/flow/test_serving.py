@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import math
+import re
 import signal
 import threading
 import time
@@ -59,6 +61,27 @@ def test_every_get_route_answers(server: RunningServer) -> None:
         assert info["max_input_length"] == 256
         assert info["model_type"] == {"embedding": {"pooling": "mean"}}
         assert "te_request_count" in client.get("/metrics").text
+
+
+def test_an_engine_as_it_was_built_passes_its_canary(server: RunningServer, engine: Path) -> None:
+    report = json.loads((engine / "report.json").read_text(encoding="utf-8"))
+
+    def figures() -> dict[str, float]:
+        page = httpx2.get(server.url + "/metrics").text
+        found = re.findall(r"^(bei_canary_\w+) (\S+)$", page, flags=re.MULTILINE)
+        return {name: float(value) for name, value in found}
+
+    # It runs at the start, and somebody may just have started the server.
+    deadline = time.monotonic() + 10
+    while math.isnan(figures()["bei_canary_passed"]):
+        assert time.monotonic() < deadline, "no canary ended"
+        time.sleep(0.05)
+
+    told = figures()
+    assert told["bei_canary_passed"] == 1
+    # Of a few of the inputs that the build looked at, so hardly below the worst of all.
+    assert told["bei_canary_cosine_min"] >= report["cosine_min"] - 1e-4
+    assert told["bei_canary_cosine_min_allowed"] <= report["cosine_min_allowed"]
 
 
 def test_health_answers_under_full_load(server: RunningServer) -> None:
