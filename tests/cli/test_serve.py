@@ -1,14 +1,17 @@
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
-from tests.artifact.engines import MANIFEST
+from tests.artifact.engines import MANIFEST, build
 
 from beicli.artifact.manifest import Manifest, Tuning
+from beicli.cli.app import main
 from beicli.cli.serve import _warn_of_another_machine
 from beicli.cli.serve_options import make_key_limits, warn_if_open
 from beicli.errors import UsageError
 from beicli.machine import Machine, this_machine
-from beicli.server.options import KeyLimits
+from beicli.server.options import KeyLimits, ServerOptions
 
 
 def tuned_on(machine: Machine) -> Manifest:
@@ -104,3 +107,31 @@ def test_without_options_keys_have_no_limits() -> None:
     limits = make_key_limits(max_requests=None, requests_per_s=None, burst=None, api_keys=())
 
     assert limits == KeyLimits()
+
+
+def test_what_is_said_of_canary_and_traces_reaches_the_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[ServerOptions] = []
+    monkeypatch.setattr(
+        "beicli.server.run.run_server", lambda _, options, on_ready: given.append(options)
+    )
+    monkeypatch.setattr("beicli.server.access_log.configure_logging", lambda _: None)
+    build(tmp_path / "engine")
+    said = "--canary-interval-s 2 --canary-min-cosine 0.9 --canary-max-score-error 0.2"
+    arguments = [*said.split(), "--otlp-endpoint", "http://127.0.0.1:4318"]
+    monkeypatch.setattr(sys, "argv", ["bei", "serve", str(tmp_path / "engine"), *arguments])
+
+    with pytest.raises(SystemExit) as ending:
+        main()
+
+    assert ending.value.code == 0
+    # Everything else as it is when nobody says anything, on the command line as in the code.
+    assert given == [
+        ServerOptions(
+            canary_interval_s=2,
+            canary_min_cosine=0.9,
+            canary_max_score_error=0.2,
+            otlp_endpoint="http://127.0.0.1:4318/v1/traces",
+        )
+    ]
