@@ -116,6 +116,19 @@ def test_limits_of_keys_reach_the_server(engine: Path) -> None:
     assert statuses == [200, 429, 200, 429]
 
 
+def test_pages_of_the_sites_that_are_named_are_let_in(engine: Path) -> None:
+    sites = "https://one.example https://two.example"
+    with serving(engine, BEI_CORS_ORIGIN=sites) as served:
+        allowed = [
+            httpx2.get(served.url + "/health", headers={"origin": origin}).headers.get(
+                "access-control-allow-origin"
+            )
+            for origin in (*sites.split(), "https://three.example")
+        ]
+
+    assert allowed == [*sites.split(), None]
+
+
 def test_limits_of_connections_and_texts_reach_the_server(engine: Path) -> None:
     with serving(engine, "--max-input-characters", 20, "--max-connections", 1) as served:
         answer = httpx2.post(served.url + EMBEDDINGS, json={"input": "w1 " * 7})

@@ -3,6 +3,7 @@
 import ipaddress
 import math
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from beicli.server.options import KeyLimits, TlsFiles
 
 _API_KEY = "BEI_API_KEY"
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@A-Z\s]+")
 
 MaxInputCharacters = Annotated[
     int,
@@ -76,6 +78,29 @@ TlsKey = Annotated[
     Path | None,
     typer.Option(envvar="BEI_TLS_KEY", help="Key of the certificate in PEM, without a password."),
 ]
+CorsOrigins = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--cors-origin",
+        envvar="BEI_CORS_ORIGIN",
+        help="Site whose pages may ask from a browser, such as https://app.example, or * for all; "
+        "may be given again, in the variable with blanks between.",
+    ),
+]
+
+
+def check_origins(given: Sequence[str] | None) -> tuple[str, ...]:
+    """Return the origins given; raises UsageError for one that no browser sends."""
+    from beicli.errors import UsageError
+
+    for origin in given or ():
+        if origin != "*" and not _ORIGIN.fullmatch(origin):
+            raise UsageError(
+                f"`--cors-origin {origin}` is not an origin",
+                hint="a browser sends scheme, host and any port in small letters, and no path: "
+                "https://app.example or http://localhost:3000",
+            )
+    return tuple(given or ())
 
 
 def check_tls_files(certificate: Path | None, key: Path | None) -> "TlsFiles | None":

@@ -14,6 +14,7 @@ from beicli.server.access_log import AccessLog
 from beicli.server.authentication import RequireApiKey
 from beicli.server.cohere_embed import CohereEmbedHandler
 from beicli.server.cohere_rerank import CohereRerankHandler
+from beicli.server.cors import cors
 from beicli.server.entities import PredictTokensHandler
 from beicli.server.errors import AnswerErrors, MethodNotAllowedError, UnknownRouteError
 from beicli.server.exchange import Admission, FinishRequestBody
@@ -84,6 +85,7 @@ def create_app(
                 tracer=watchers.tracer,
             ),
             Middleware(FinishRequestBody),
+            *cors(options.cors_origins),
             Middleware(RequireApiKey, api_keys=options.api_keys),
             Middleware(AnswerErrors),
         ],

@@ -43,6 +43,7 @@ class ServerOptions:
     rerank_order: of the answers of `/rerank`: that of the texts, or best first.
     api_keys: one of them must come with every request but those for health; empty lets all in.
     key_limits: of each of the api_keys. tls: None to speak HTTP in the clear.
+    cors_origins: sites whose pages may ask from a browser; `*` is all of them.
     pipeline: how much may wait for the engine, and memory for results.
     num_replicas: processes that serve together; the limits here are those of each.
     log_format: of what the server logs. access_log: whether each request gets a line there.
@@ -67,6 +68,7 @@ class ServerOptions:
     key_limits: KeyLimits = field(default_factory=KeyLimits)
     pipeline: PipelineLimits = field(default_factory=PipelineLimits)
     tls: TlsFiles | None = None
+    cors_origins: tuple[str, ...] = ()
     num_replicas: int = 1
     log_format: Literal["text", "json"] = "text"
     access_log: bool = False
