@@ -96,7 +96,7 @@ def test_an_image_that_listens_everywhere_warns_until_there_is_a_key(engine: Pat
             "warning: whoever reaches 0.0.0.0 may use the model: no API key is set\n"
         )
     with serving(engine, BEI_HOST="0.0.0.0", BEI_API_KEY="some-key other-key") as served:
-        assert len(served.said) == 1
+        assert "warning: whoever" not in "".join(served.said)
         url = served.url.replace("0.0.0.0", "127.0.0.1") + EMBEDDINGS
         for key, status in (("some-key", 200), ("other-key", 200), ("some-key other-key", 401)):
             headers = {"authorization": f"Bearer {key}"}

@@ -126,6 +126,7 @@ def test_rerank_scores_as_transformers_does(models_directory: Path) -> None:
             lambda p, query=query, documents=documents: p.rerank(query, documents, raw_scores=True),
             score_activation=ScoreActivation.SIGMOID,
             relevance_label=0,
+            labels=("relevance",),
         )
         scores = ask(
             model,
@@ -133,6 +134,7 @@ def test_rerank_scores_as_transformers_does(models_directory: Path) -> None:
             lambda p, query=query, documents=documents: p.rerank(query, documents),
             score_activation=ScoreActivation.SIGMOID,
             relevance_label=0,
+            labels=("relevance",),
         ).scores
 
         assert np.abs(raw.scores - wanted).max() < 1e-4

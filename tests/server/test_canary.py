@@ -32,6 +32,7 @@ from beicli.engine.batch import Batch, EngineOutput
 from beicli.engine.options import EngineOptions
 from beicli.errors import UnhealthyError
 from beicli.model.spec import Task
+from beicli.pipeline.loaded_engine import PipelineLimits
 from beicli.server.app import create_app
 from beicli.server.canary import NUM_INPUTS, Canary, default_limit, open_canary, watched_by
 from beicli.server.metrics import ServerMetrics
@@ -107,9 +108,7 @@ def watch(
 ) -> None:
     async def run() -> None:
         given, metrics = options or ServerOptions(), ServerMetrics()
-        with make_pipeline(
-            engine, metrics=metrics, result_cache_bytes=given.result_cache_bytes
-        ) as pipeline:
+        with make_pipeline(engine, metrics=metrics, limits=given.pipeline) as pipeline:
             pipeline.directory = directory
             canary = open_canary(pipeline, given)
             assert canary is not None
@@ -232,7 +231,7 @@ def test_a_golden_output_of_another_shape_has_failed(tmp_path: Path) -> None:
 
 def test_the_cache_of_results_is_neither_asked_nor_filled(tmp_path: Path) -> None:
     engine = BreaksLater()
-    options = ServerOptions(result_cache_bytes=2**20)
+    options = ServerOptions(pipeline=PipelineLimits(result_cache_bytes=2**20))
 
     async def scenario(server: Watched) -> None:
         await server.client.post("/embed", json={"inputs": SHORTEST[:2]})

@@ -169,6 +169,7 @@ def test_a_client_that_sends_no_more_is_closed_after_a_while(
     monkeypatch: pytest.MonkeyPatch, sent: bytes
 ) -> None:
     monkeypatch.setattr(connections, "KEEP_ALIVE_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(connections, "HEAD_TIMEOUT_S", 0.2)
     monkeypatch.setattr(exchange, "BODY_TIMEOUT_S", 0.2)
     monkeypatch.setattr(exchange, "LINGER_S", 0.2)
 

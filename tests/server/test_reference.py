@@ -15,7 +15,7 @@ from beicli.server.errors import WORDS, InternalError
 from beicli.server.metrics import BUILD_LABELS, ServerMetrics
 from beicli.server.openapi.responses import INFERENCE_HEADERS
 from beicli.server.options import ServerOptions
-from beicli.server.traffic import DROPPED, UNKNOWN_ROUTE
+from beicli.server.records import DROPPED, UNKNOWN_ROUTE
 from beicli.server.vectors import EncodingFormat
 
 PAGE = (Path(__file__).parents[2] / "docs/reference/http-api.md").read_text(encoding="utf-8")
