@@ -211,3 +211,11 @@ def test_a_checkpoint_is_recognised_and_the_way_to_an_engine_told(tmp_path: Path
         EngineArtifact.open(tmp_path)
 
     assert "looks like a checkpoint" in str(raised.value.hint)
+
+
+def test_a_manifest_with_other_line_endings_is_another_manifest(engine: Path) -> None:
+    manifest = engine / MANIFEST_NAME
+    manifest.write_bytes(manifest.read_bytes().replace(b"\n", b"\r\n"))
+
+    with pytest.raises(ArtifactError, match="was changed after the build"):
+        EngineArtifact.open(engine)

@@ -79,7 +79,8 @@ def _read_manifest(path: Path) -> Manifest:
     if file.stat().st_size > MAX_MANIFEST_BYTES:
         raise ArtifactError(f"`{file}` is too large for a manifest")
     try:
-        return parse_manifest(file.read_text(encoding="utf-8"))
+        # Not `read_text`, which takes other line endings for the same text.
+        return parse_manifest(file.read_bytes().decode("utf-8"))
     except UnicodeDecodeError as error:
         raise ArtifactError(f"`{file}` is not UTF-8 text") from error
 
