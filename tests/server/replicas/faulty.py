@@ -17,6 +17,7 @@ from beicli.engine.base import Engine
 from beicli.engine.batch import Batch, EngineOutput
 from beicli.engine.load import load_engine
 from beicli.pipeline import loaded_engine
+from beicli.server import run
 from beicli.server.options import ServerOptions
 from beicli.server.replicas import heartbeat
 from beicli.server.replicas.supervisor import run_replicas
@@ -45,6 +46,8 @@ class FaultyEngine:
 loaded_engine.load_engine = lambda artifact, options: FaultyEngine(load_engine(artifact, options))
 heartbeat.STALL_LIMIT_S = STALL_LIMIT_S
 heartbeat.CHECK_INTERVAL_S = 0.1
+# Nobody waits for long for a forward pass that never ends.
+run.CLOSE_TIMEOUT_S = 0.5
 
 
 def say(url: str) -> None:
