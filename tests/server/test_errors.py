@@ -4,10 +4,12 @@ import re
 
 import pytest
 from starlette.types import Message, Receive, Scope, Send
-from tests.server.fakes import FakeEngine, ask
+from tests.server.fakes import FakeEngine, ask, ask_all, make_state
 
 import beicli.errors
 from beicli.errors import BeiError, EngineError, OverloadedError, RequestError, UnhealthyError
+from beicli.model.spec import Task
+from beicli.server.app import _routes
 from beicli.server.errors import AnswerErrors, error_response, words_for
 
 REQUEST_ERRORS = [
@@ -117,6 +119,46 @@ def test_a_bug_is_logged_with_its_route_not_with_what_a_client_wrote(
 
     (record,) = caplog.records
     assert record.getMessage().endswith(" failed: POST unknown")
+
+
+POSTS = sorted({route.path for route in _routes(make_state()) if "POST" in (route.methods or ())})
+
+
+@pytest.mark.parametrize("path", POSTS)
+@pytest.mark.parametrize("where", ["parse_json_object", "check_content_type"])
+def test_no_route_answers_a_bug_with_its_words_its_code_or_its_place(
+    path: str, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("/secret/path of a Traceback")
+
+    monkeypatch.setattr(f"beicli.server.inference.{where}", fail)
+
+    answer = ask("POST", path, json={})
+
+    assert answer.status_code == 500
+    assert "request id" in answer.text
+    for leak in ("secret", "Traceback", "RuntimeError", ".py", "beicli"):
+        assert leak not in answer.text
+
+
+@pytest.mark.parametrize("task", [Task.EMBEDDING, Task.CLASSIFICATION, Task.RERANKING])
+def test_no_route_tells_what_an_engine_says_of_its_failure(task: Task) -> None:
+    closing_token = 3  # in every text
+    engine = FakeEngine(task=task, poison_id=closing_token)
+    body = {
+        **dict.fromkeys(("input", "inputs", "query"), "w1"),
+        **{name: ["w1", "w2"] for name in ("texts", "documents")},
+        "instances": [{"inputs": "w1"}],
+    }
+
+    answers = ask_all([("POST", path, {"json": body}) for path in POSTS], engine=engine)
+    answers += ask_all([("GET", "/ready", {})], engine=engine)
+
+    assert sum("RuntimeError" in answer.text for answer in answers) >= 2
+    for answer in answers:
+        assert "secret" not in answer.text
+        assert "engine's own words" not in answer.text
 
 
 def test_an_error_after_the_answer_began_sends_nothing_more(

@@ -1,7 +1,10 @@
+from dataclasses import replace
+
 import pytest
-from tests.server.fakes import FakeEngine, ask
+from tests.server.fakes import FakeEngine, ask, make_manifest
 
 from beicli import __version__
+from beicli.artifact.manifest import Source
 from beicli.machine import available_cpus
 from beicli.model.spec import Task
 from beicli.server.exchange import Admission
@@ -54,6 +57,17 @@ def test_info_has_the_keys_of_text_embeddings_inference() -> None:
         "sha": None,
         "docker_label": None,
     }
+
+
+def test_info_does_not_tell_where_a_checkpoint_lay(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = Source(kind="LOCAL", repo="/home/somebody/tiny", revision=None, resolved_revision=None)
+    manifest = replace(make_manifest(), source=source)
+    monkeypatch.setattr("tests.server.fakes.make_manifest", lambda _: manifest)
+
+    answer = ask("GET", "/info")
+
+    assert answer.json()["model_id"] == "tiny"
+    assert "somebody" not in answer.text
 
 
 def test_info_says_what_the_operator_chose() -> None:

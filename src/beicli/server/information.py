@@ -66,9 +66,11 @@ class InformationEndpoints:
     async def info(self, _: Request) -> Response:
         """`GET /info`."""
         manifest, options = self._state.pipeline.manifest, self._state.options
+        # Where a folder lay on the machine that built the engine concerns no client.
+        is_local = manifest.source.kind == "LOCAL"
         return _json(
             {
-                "model_id": manifest.source.repo,
+                "model_id": manifest.name if is_local else manifest.source.repo,
                 "model_sha": manifest.source.resolved_revision,
                 "model_dtype": _DTYPE_NAMES[manifest.precision],
                 "served_model_name": self._state.model_name,
