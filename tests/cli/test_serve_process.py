@@ -26,7 +26,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @dataclass(frozen=True)
 class Served:
-    """A server that answers; said: its lines on stderr up to the one with its address."""
+    """A server that answers; said: its lines on stderr, up to the one with its address at first."""
 
     url: str
     said: list[str]
@@ -56,6 +56,7 @@ def serving(
             yield Served(said[-1].rpartition(" at ")[2].strip(), said, process)
             process.terminate()
             assert process.wait(TIMEOUT_S) == 0
+            said += process.stderr.readlines()
         finally:
             process.kill()
 
