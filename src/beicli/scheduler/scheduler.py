@@ -17,12 +17,7 @@ from functools import partial
 from beicli.engine.base import Engine
 from beicli.engine.batch import Batch, Float32, TokenSequence
 from beicli.errors import EngineLostError, UnhealthyError
-from beicli.scheduler.admission import (
-    AdmissionLimits,
-    QueueState,
-    check_deadline,
-    check_limits,
-)
+from beicli.scheduler.admission import AdmissionLimits, QueueState, check_deadline, check_limits
 from beicli.scheduler.cost import CostModel, Workload
 from beicli.scheduler.lanes import Lanes
 from beicli.scheduler.outputs import fail_what_is_not_finite, rows_of
