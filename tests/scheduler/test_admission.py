@@ -17,13 +17,16 @@ from beicli.scheduler.admission import (
     too_many_requests,
     whole_seconds,
 )
+from beicli.scheduler.terms import Priority
 
 LIMITS = AdmissionLimits(max_wait_s=2, max_waiting_tokens=1000)
-EMPTY = QueueState(num_sequences=0, num_tokens=0, wait_s=0.0)
+EMPTY = QueueState(num_sequences=0, num_tokens=0, priority=Priority.BULK, wait_s=0.0)
 
 
-def waiting(num_tokens: int, wait_s: float | None) -> QueueState:
-    return QueueState(num_sequences=3, num_tokens=num_tokens, wait_s=wait_s)
+def waiting(
+    num_tokens: int, wait_s: float | None, priority: Priority = Priority.BULK
+) -> QueueState:
+    return QueueState(num_sequences=3, num_tokens=num_tokens, priority=priority, wait_s=wait_s)
 
 
 def test_who_would_wait_too_long_hears_when_that_is_over() -> None:
@@ -38,6 +41,15 @@ def test_who_would_wait_too_long_hears_when_that_is_over() -> None:
         "waiting_tokens": 500,
         "estimated_wait_ms": 5500,
     }
+
+
+def test_a_query_may_be_given_less_time_to_wait_than_documents() -> None:
+    limits = AdmissionLimits(max_wait_s=100, max_interactive_wait_s=0.5)
+    check_limits(waiting(500, 0.4, Priority.INTERACTIVE), 10, limits)
+    check_limits(waiting(500, 90.0, Priority.BULK), 10, limits)
+
+    with pytest.raises(QueueFullError, match="Model is overloaded"):
+        check_limits(waiting(500, 0.6, Priority.INTERACTIVE), 10, limits)
 
 
 def test_more_tokens_than_may_wait_are_refused_whatever_is_known_of_time() -> None:

@@ -9,6 +9,7 @@ from tests.server.fakes import FakeEngine, ask, make_pipeline
 
 from beicli.errors import OverloadedError, PayloadTooLargeError, UnhealthyError
 from beicli.scheduler.admission import QueueState
+from beicli.scheduler.terms import Priority
 from beicli.server.app import create_app
 from beicli.server.errors import BodyTimeoutError, ClientLeftError, error_response
 from beicli.server.exchange import Admission, DisconnectWatch, FinishRequestBody, read_body
@@ -204,7 +205,7 @@ def test_abort_ends_everyone_inside_and_lets_nobody_in() -> None:
 )
 def test_who_is_refused_hears_when_to_come_back(wait_s: float | None, retry_after: int) -> None:
     admission = Admission(0)
-    queue = QueueState(num_sequences=5, num_tokens=70, wait_s=wait_s)
+    queue = QueueState(num_sequences=5, num_tokens=70, priority=Priority.BULK, wait_s=wait_s)
     admission.queue_state = lambda: queue
 
     with pytest.raises(OverloadedError) as caught, admission:

@@ -8,6 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from beicli.cli.console import print_warning, say
+from beicli.cli.serve_limits import (
+    MaxInteractiveWait,
+    MaxWait,
+    MaxWaitingTokens,
+    ResultCacheMib,
+    make_pipeline_limits,
+)
 from beicli.cli.serve_options import (
     ApiKeyFile,
     ApiKeys,
@@ -30,7 +37,6 @@ from beicli.cli.traces import traces_endpoint
 if TYPE_CHECKING:
     from beicli.artifact.directory import EngineArtifact
     from beicli.artifact.manifest import Manifest
-    from beicli.pipeline.loaded_engine import PipelineLimits
     from beicli.server.options import ServerOptions
 
 
@@ -57,22 +63,9 @@ def serve(
             help="Requests inside the server; the next is told to retry.",
         ),
     ] = 2048,
-    max_wait_s: Annotated[
-        float,
-        typer.Option(
-            envvar="BEI_MAX_WAIT_S",
-            min=0,
-            help="Longest estimated wait for the engine; who would wait longer is told to retry.",
-        ),
-    ] = 120.0,
-    max_waiting_tokens: Annotated[
-        int,
-        typer.Option(
-            envvar="BEI_MAX_WAITING_TOKENS",
-            min=1,
-            help="Tokens that may wait for the engine, of all requests.",
-        ),
-    ] = 16_000_000,
+    max_wait_s: MaxWait = 120.0,
+    max_interactive_wait_s: MaxInteractiveWait = None,
+    max_waiting_tokens: MaxWaitingTokens = 16_000_000,
     max_body_mib: Annotated[
         int, typer.Option(envvar="BEI_MAX_BODY_MIB", min=1, help="Longest request body, in MiB.")
     ] = 64,
@@ -100,14 +93,7 @@ def serve(
     tls_certificate: TlsCertificate = None,
     tls_key: TlsKey = None,
     cors_origin: CorsOrigins = None,
-    result_cache_mib: Annotated[
-        int,
-        typer.Option(
-            envvar="BEI_RESULT_CACHE_MIB",
-            min=0,
-            help="Memory for results of earlier inputs, in MiB; 0 computes each anew.",
-        ),
-    ] = 0,
+    result_cache_mib: ResultCacheMib = 0,
     drain_timeout_s: Annotated[
         float,
         typer.Option(
@@ -259,7 +245,12 @@ def serve(
         key_limits=key_limits,
         tls=tls,
         cors_origins=check_origins(cors_origin),
-        pipeline=_pipeline_limits(max_wait_s, max_waiting_tokens, result_cache_mib),
+        pipeline=make_pipeline_limits(
+            max_wait_s=max_wait_s,
+            max_interactive_wait_s=max_interactive_wait_s,
+            max_waiting_tokens=max_waiting_tokens,
+            result_cache_mib=result_cache_mib,
+        ),
         otlp_endpoint=collector,
         canary_interval_s=canary_interval_s,
         canary_min_cosine=canary_min_cosine,
@@ -296,18 +287,6 @@ def _run(artifact: "EngineArtifact", options: "ServerOptions", num_replicas: int
         from beicli.server.replicas.supervisor import run_replicas
 
         run_replicas(artifact, options, num_replicas=num_replicas, on_ready=announce)
-
-
-def _pipeline_limits(
-    max_wait_s: float, max_waiting_tokens: int, result_cache_mib: int
-) -> "PipelineLimits":
-    from beicli.pipeline.loaded_engine import PipelineLimits
-    from beicli.scheduler.admission import AdmissionLimits
-
-    return PipelineLimits(
-        admission=AdmissionLimits(max_wait_s=max_wait_s, max_waiting_tokens=max_waiting_tokens),
-        result_cache_bytes=result_cache_mib * 1024 * 1024,
-    )
 
 
 def _announce(manifest: "Manifest", options: "ServerOptions", num_replicas: int, url: str) -> None:

@@ -13,6 +13,7 @@ from beicli.errors import (
     OverloadedError,
     QueueFullError,
 )
+from beicli.scheduler.terms import Priority
 
 # An estimate is no promise: nobody is sent away for longer.
 MAX_RETRY_AFTER_S = 60
@@ -24,22 +25,31 @@ class AdmissionLimits:
     """How much may wait; a request is never refused for being large where nothing waits.
 
     max_wait_s: until a new request would be begun, as estimated; not judged while nobody knows.
+    max_interactive_wait_s: the same of what is interactive; None for the same limit.
     max_waiting_tokens: of all requests, special tokens and padding to a step of length included.
     """
 
     max_wait_s: float = 120.0
+    max_interactive_wait_s: float | None = None
     max_waiting_tokens: int = 16_000_000
+
+    def max_wait_of(self, priority: Priority) -> float:
+        """Return how long a request of this priority may wait, in seconds."""
+        if priority is Priority.INTERACTIVE and self.max_interactive_wait_s is not None:
+            return self.max_interactive_wait_s
+        return self.max_wait_s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueueState:
-    """What waits when a request comes.
+    """What waits when a request of some priority comes.
 
     wait_s: until that request would be begun, None while nobody knows.
     """
 
     num_sequences: int
     num_tokens: int
+    priority: Priority
     wait_s: float | None
 
     def as_fields(self) -> dict[str, float]:
@@ -57,12 +67,12 @@ def check_limits(queue: QueueState, num_tokens: int, limits: AdmissionLimits) ->
     """Raise QueueFullError unless a request of so many tokens may wait behind what is there."""
     if queue.num_sequences == 0:
         return
-    wait_s = queue.wait_s or 0.0
-    if wait_s > limits.max_wait_s:
+    wait_s, max_wait_s = queue.wait_s or 0.0, limits.max_wait_of(queue.priority)
+    if wait_s > max_wait_s:
         raise QueueFullError(
             MESSAGE,
-            hint=f"it would wait about {wait_s:.1f} s, and {limits.max_wait_s:g} s are allowed",
-            retry_after_s=whole_seconds(wait_s - limits.max_wait_s),
+            hint=f"it would wait about {wait_s:.1f} s, and {max_wait_s:g} s are allowed",
+            retry_after_s=whole_seconds(wait_s - max_wait_s),
             queue=queue.as_fields(),
         )
     if queue.num_tokens + num_tokens > limits.max_waiting_tokens:

@@ -135,6 +135,7 @@ class BatchScheduler:
         return QueueState(
             num_sequences=len(self._queue),
             num_tokens=self._queue.num_tokens,
+            priority=priority,
             wait_s=self.estimated_wait_s(priority),
         )
 

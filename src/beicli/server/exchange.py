@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from beicli.errors import ContentTypeError, PayloadTooLargeError, UnhealthyError
 from beicli.scheduler.admission import QueueState, too_many_requests
+from beicli.scheduler.terms import Priority
 from beicli.server.errors import BodyTimeoutError, ClientLeftError
 
 # A peer that vanished without a word must not keep its place for ever.
@@ -21,7 +22,7 @@ BODY_GRACE_S = 20.0
 MIN_BODY_BYTES_PER_S = 1024
 # How long the rest of a refused body is read, so that the client gets to see the refusal.
 LINGER_S = 10.0
-_NOTHING_KNOWN = QueueState(num_sequences=0, num_tokens=0, wait_s=None)
+_NOTHING_KNOWN = QueueState(num_sequences=0, num_tokens=0, priority=Priority.BULK, wait_s=None)
 
 
 class Admission:
