@@ -84,6 +84,34 @@ def test_headers_in_parts_are_read_and_a_body_has_its_own_time() -> None:
         assert read_response(connection)[0] == 200
 
 
+# What an HTTP/2 client begins with: the preface, and settings that change none.
+GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\x00\x00\x00\x04\x00\x00\x00\x00\x00"
+
+
+def answers_until_closed(connection: socket.socket) -> bytes:
+    return b"".join(iter(lambda: connection.recv(1000), b""))
+
+
+def test_an_http2_client_that_asks_nothing_is_closed_as_any_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("beicli.server.connections.KEEP_ALIVE_TIMEOUT_S", 0.2)
+    with live_server() as server, connected(server) as connection:
+        connection.sendall(GREETING)
+
+        assert answers_until_closed(connection) != b""
+
+
+def test_an_http2_client_that_asks_nothing_does_not_hold_up_a_stop() -> None:
+    with live_server() as server, connected(server) as connection:
+        connection.sendall(GREETING)
+        assert connection.recv(1000) != b""
+
+        server.stop()
+
+        assert server.join(timeout_s=2)
+
+
 def test_headers_that_are_too_long_are_refused() -> None:
     with live_server() as server, connected(server) as connection:
         connection.sendall(HEAD + b"x-long: " + b"x" * MAX_HEAD_BYTES)

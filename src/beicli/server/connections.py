@@ -75,16 +75,20 @@ class _Connection(TCPServer):
             if self._is_ended:
                 break
             await self.protocol.handle(RawData(data))
-            # And a request has to get on, once it has begun.
-            if self._has_begun_a_request():
-                self.idle_task.hasten(self._refuse_slow_request, timeout_s=HEAD_TIMEOUT_S)
+            await self._watch_idle()
         await self.protocol.handle(Closed())
         self.idle_task.end()
 
-    def _has_begun_a_request(self) -> bool:
-        """Whether there are headers without an end, in HTTP/1.1."""
+    async def _watch_idle(self) -> None:
+        """See to it that a client is not waited for too long, in what hypercorn leaves open."""
         protocol = self.protocol.protocol
-        return isinstance(protocol, H11Protocol) and bool(protocol.connection.trailing_data[0])
+        if isinstance(protocol, H11Protocol):
+            # Headers without an end.
+            if self.idle_task.is_waiting and protocol.connection.trailing_data[0]:
+                self.idle_task.hasten(self._refuse_slow_request, timeout_s=HEAD_TIMEOUT_S)
+        elif protocol.idle and not self.idle_task.is_waiting:
+            # The greeting of HTTP/2 without TLS counts as a request of HTTP/1.1, which none ends.
+            await self.idle_task.restart(self._task_group, self._idle_timeout)
 
     async def _refuse_slow_request(self) -> None:
         protocol = self.protocol.protocol

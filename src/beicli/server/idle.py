@@ -43,6 +43,10 @@ class IdleTimer(AsyncioSingleTask):
         self._is_hastened = False
         self._is_busy = False
 
+    @property
+    def is_waiting(self) -> bool:
+        return self._timer is not None
+
     def end(self) -> None:
         """Never start again: the client has left, and the connection ends with what still runs."""
         self._is_over = True
