@@ -51,14 +51,15 @@ run.CLOSE_TIMEOUT_S = 0.5
 
 
 def say(url: str) -> None:
-    print(url, file=sys.stderr, flush=True)
+    print(url, flush=True)
 
 
 if __name__ == "__main__":
     run_replicas(
         EngineArtifact.open(Path(sys.argv[1])),
-        # There are no golden inputs, which the server would say.
-        ServerOptions(port=0, canary_interval_s=0),
+        # A line for every request, for whoever wants to know what became of each; and no golden
+        # inputs, which the server would say.
+        ServerOptions(port=0, canary_interval_s=0, access_log=True, log_format="json"),
         num_replicas=int(sys.argv[2]),
         on_ready=say,
     )

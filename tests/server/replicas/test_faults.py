@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -32,17 +33,27 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def server(engine: Path) -> Iterator[RunningServer]:
+def log(tmp_path: Path) -> Path:
+    return tmp_path / "log"
+
+
+@pytest.fixture
+def server(engine: Path, log: Path) -> Iterator[RunningServer]:
     command = [sys.executable, "-m", "tests.server.replicas.faulty", str(engine), "2"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=REPOSITORY) as process:
-        assert process.stderr is not None
+    with (
+        log.open("w") as said,
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=said, text=True, cwd=REPOSITORY
+        ) as process,
+    ):
+        assert process.stdout is not None
         try:
-            found = re.search(r"http://\S+", process.stderr.readline())
-            assert found is not None
-            yield RunningServer(found.group(), process)
+            url = process.stdout.readline().strip()
+            assert url, log.read_text()
+            yield RunningServer(url, process)
         finally:
             process.terminate()
-            process.communicate(timeout=TIMEOUT_S)
+            process.wait(TIMEOUT_S)
 
 
 class Clients:
@@ -178,3 +189,17 @@ def counted(server: RunningServer) -> float:
         r'^bei_requests_total\{route="/v1/embeddings",status="200"\} (\S+)$', page, re.MULTILINE
     )
     return float(found[1]) if found else 0.0
+
+
+def test_a_stop_of_all_replicas_under_load_answers_whatever_they_admitted(
+    server: RunningServer, clients: Clients, log: Path
+) -> None:
+    server.process.terminate()
+
+    assert server.process.wait(TIMEOUT_S) == 0
+    clients.stop()
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    ends = Counter((line.get("status"), line.get("failure")) for line in lines)
+    # A line for each answer that arrived, and for nothing else.
+    assert clients.wrong == []
+    assert ends == {(200, None): clients.num_right}
