@@ -77,7 +77,7 @@ Options:
 
 Commands:
   build     Build an engine, checked against its float32 reference.
-  serve     Serve an engine directory over HTTP until SIGTERM.
+  serve     Serve engine directories over HTTP until SIGTERM.
   bench     Measure a server: texts per second, latency, errors.
   validate  Check a configuration, an engine directory or a running server.
   inspect   Print what an engine directory holds.
@@ -236,6 +236,23 @@ error: `engine` does not exist; an engine directory is wanted
 
 hint: make one with `bei build config.yaml --output ./engine`
 """)
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["--name", "a"], "1 name for 2 engines"),
+        (["--served-model-name", "a"], "1 name for 2 engines"),
+        (["--name=a", "--name=b", "--name=c"], "3 names for 2 engines"),
+        (["--name=a", "--served-model-name=b"], "`--name` and `--served-model-name` say the same"),
+    ],
+)
+def test_names_that_do_not_fit_the_engines_are_refused_before_these_are_read(
+    converse: Converse, names: list[str], said: str
+) -> None:
+    answer = converse("serve", "missing", "missing", *names)
+
+    assert answer.startswith(f"exit code 2\n--- stderr\nerror: {said}\n")
 
 
 def test_serving_another_format_version_says_which_is_read(

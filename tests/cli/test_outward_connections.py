@@ -9,7 +9,8 @@ import httpx2
 import pytest
 from tests import without_connections
 from tests.cli.test_serve_process import REPOSITORY, serving
-from tests.server.test_run import EMBEDDINGS, make_artifact
+from tests.server.test_run import EMBEDDINGS
+from tests.server.tiny_engine import make_artifact
 
 pytestmark = pytest.mark.skipif(
     not without_connections.is_possible(), reason="system calls of this machine are not known"

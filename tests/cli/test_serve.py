@@ -7,8 +7,8 @@ from tests.artifact.engines import MANIFEST, build
 
 from beicli.artifact.manifest import Manifest, Tuning
 from beicli.cli.app import main
-from beicli.cli.serve import _warn_of_another_machine
 from beicli.cli.serve_options import make_key_limits, warn_if_open
+from beicli.cli.serving import warn_of_another_machine
 from beicli.errors import UsageError
 from beicli.machine import Machine, this_machine
 from beicli.server.options import KeyLimits, ServerOptions
@@ -31,7 +31,7 @@ def test_an_engine_tuned_elsewhere_says_what_is_different_here(
     here = this_machine()
     elsewhere = replace(here, num_cpus=here.num_cpus + 6)
 
-    _warn_of_another_machine(tuned_on(elsewhere))
+    warn_of_another_machine(tuned_on(elsewhere))
 
     printed = capsys.readouterr()
     assert printed.out == ""
@@ -46,7 +46,7 @@ def test_an_engine_tuned_elsewhere_says_what_is_different_here(
 def test_nothing_is_said_of_an_engine_that_is_at_home(
     manifest: Manifest, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    _warn_of_another_machine(manifest)
+    warn_of_another_machine(manifest)
 
     assert capsys.readouterr().err == ""
 

@@ -12,7 +12,8 @@ from pathlib import Path
 import httpx2
 import pytest
 from tests.server.certificates import make_certificate, trusting
-from tests.server.test_run import EMBEDDINGS, make_artifact
+from tests.server.test_run import EMBEDDINGS
+from tests.server.tiny_engine import make_artifact
 
 REPOSITORY = Path(__file__).parents[2]
 BODY = {"input": "w1"}

@@ -28,8 +28,9 @@ from beicli.model.spec import Task
 from beicli.pipeline.loaded_engine import PipelineLimits
 from beicli.server.authentication import PUBLIC_PATHS
 from beicli.server.errors import WORDS
+from beicli.server.loading import CLOSE_TIMEOUT_S
 from beicli.server.options import ServerOptions
-from beicli.server.run import CLOSE_TIMEOUT_S
+from beicli.server.signals import RELOAD_SIGNAL
 
 REPOSITORY = Path(__file__).parents[2]
 DEPLOY = REPOSITORY / "examples" / "deploy"
@@ -203,6 +204,11 @@ def test_every_setting_that_is_named_exists() -> None:
 def test_service_manager_knows_the_exit_codes() -> None:
     assert int(unit_value("RestartForceExitStatus")) == EngineLostError.exit_code
     assert int(unit_value("RestartPreventExitStatus")) == UsageError.exit_code
+
+
+def test_service_manager_reloads_with_the_signal_that_the_server_takes() -> None:
+    assert unit_value("ExecReload") == "/bin/kill -HUP $MAINPID"
+    assert RELOAD_SIGNAL.name == "SIGHUP"
 
 
 @pytest.mark.parametrize("name", DOCKERFILES)

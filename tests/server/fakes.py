@@ -1,6 +1,7 @@
 """A server without a model: every text has a vector of its own, computed from its token ids."""
 
 import asyncio
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -20,12 +21,17 @@ from beicli.model.spec import ModelSpec, Pooling, ScoreActivation, Task
 from beicli.pipeline.loaded_engine import PipelineLimits
 from beicli.pipeline.pipeline import InferencePipeline
 from beicli.pipeline.tokenizer import Tokenizer
+from beicli.server.admin import Reload
 from beicli.server.app import create_app
 from beicli.server.exchange import Admission
+from beicli.server.front import Front
 from beicli.server.inference import ServerState
+from beicli.server.lifecycle import Lifecycle
+from beicli.server.loading import warm_up
 from beicli.server.metrics import ServerMetrics
 from beicli.server.options import ServerOptions
-from beicli.server.run import Lifecycle, bind_socket, serve_pipeline
+from beicli.server.run import bind_socket, serve_front
+from beicli.server.watchers import Watchers
 
 DIMENSION = 8
 MAX_INPUT_LENGTH = 16
@@ -285,7 +291,10 @@ def ask_all(
         with make_pipeline(
             engine or FakeEngine(), metrics=metrics, limits=given.pipeline
         ) as pipeline:
-            app = create_app(pipeline, given, metrics=metrics, admission=admission)
+            watchers = Watchers(reload=same(pipeline))
+            app = create_app(
+                pipeline, given, metrics=metrics, admission=admission, watchers=watchers
+            )
             transport = httpx2.ASGITransport(app)
             async with httpx2.AsyncClient(transport=transport, base_url="http://test") as client:
                 return [
@@ -294,6 +303,40 @@ def ask_all(
                 ]
 
     return asyncio.run(run())
+
+
+def same(pipeline: InferencePipeline) -> Reload:
+    """A reload that finds the same engine again."""
+
+    async def reload() -> list[Manifest]:
+        return [pipeline.manifest]
+
+    return reload
+
+
+async def serve_pipeline(
+    pipeline: InferencePipeline,
+    options: ServerOptions,
+    lifecycle: Lifecycle,
+    *,
+    listener: socket.socket,
+    metrics: ServerMetrics | None = None,
+) -> None:
+    """Serve a pipeline on a bound socket; the caller closes it.
+
+    metrics: those that hear of the pipeline's batches.
+    """
+
+    async def load() -> list[InferencePipeline]:
+        await warm_up(pipeline)
+        return [pipeline]
+
+    front = Front(options, metrics or ServerMetrics())
+    front.reload = same(pipeline)
+    try:
+        await serve_front(front, load, lifecycle, listener=listener)
+    finally:
+        await front.unwatch()
 
 
 def wait_until(condition: Callable[[], bool]) -> None:

@@ -326,9 +326,10 @@ def test_scores_may_be_as_far_off_as_a_build_allows_or_twice_what_it_found(
 
 
 @pytest.mark.parametrize("replica", [0, 1])
-def test_an_engine_without_golden_inputs_is_said_to_have_no_canary_once(
+def test_an_engine_whose_golden_inputs_cannot_be_read_is_said_to_have_no_canary_once(
     tmp_path: Path, replica: int, caplog: pytest.LogCaptureFixture
 ) -> None:
+    (tmp_path / GOLDEN_NAME).write_bytes(b"damaged")
     options = ServerOptions(port=0, engine=EngineOptions(replica_number=replica))
 
     with live_server(options=options, directory=tmp_path) as server:
@@ -338,6 +339,15 @@ def test_an_engine_without_golden_inputs_is_said_to_have_no_canary_once(
     said = [record.getMessage() for record in caplog.records]
     assert len(said) == (1 if replica == 0 else 0)
     assert all("no canary watches the engine's numbers: `golden.npz`" in line for line in said)
+
+
+def test_an_engine_made_without_golden_inputs_has_no_canary_and_nothing_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with live_server(directory=tmp_path) as server:
+        assert "canary" not in httpx2.get(f"{server.url}/metrics").text
+
+    assert caplog.records == []
 
 
 def test_a_golden_file_without_inputs_is_as_good_as_none(

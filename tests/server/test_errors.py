@@ -11,6 +11,7 @@ from beicli.errors import BeiError, EngineError, OverloadedError, RequestError, 
 from beicli.model.spec import Task
 from beicli.server.app import _routes
 from beicli.server.errors import AnswerErrors, error_response, words_for
+from beicli.server.inference import WholeServer
 
 REQUEST_ERRORS = [
     error
@@ -121,7 +122,9 @@ def test_a_bug_is_logged_with_its_route_not_with_what_a_client_wrote(
     assert record.getMessage().endswith(" failed: POST unknown")
 
 
-POSTS = sorted({route.path for route in _routes(make_state()) if "POST" in (route.methods or ())})
+STATE = make_state()
+WHOLE = WholeServer([STATE], entrance=STATE.admission, metrics=STATE.metrics)
+POSTS = sorted({route.path for route in _routes(WHOLE) if "POST" in (route.methods or ())})
 
 
 @pytest.mark.parametrize("path", POSTS)

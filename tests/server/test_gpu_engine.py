@@ -40,8 +40,9 @@ from beicli.engine.options import EngineOptions, GpuOptions
 from beicli.engine.tensorrt import load as tensorrt_load
 from beicli.errors import ArtifactError, EngineLostError, GpuUnavailableError, PlanError
 from beicli.pipeline.pipeline import compute_outputs
+from beicli.server.lifecycle import Lifecycle
 from beicli.server.options import ServerOptions
-from beicli.server.run import Lifecycle, serve
+from beicli.server.run import serve
 from beicli.tensorrt import api, driver
 from beicli.tensorrt.api import Messages, collection_paused, load_trt, make_logger
 from beicli.tensorrt.compiler import parse_graph
@@ -223,7 +224,7 @@ class RunningServer:
     async def _serve(self, artifact: EngineArtifact, options: ServerOptions) -> None:
         self._loop = asyncio.get_running_loop()
         self._lifecycle = Lifecycle(on_ready=self._ready.set_result)
-        await serve(artifact, options, self._lifecycle)
+        await serve([artifact], options, self._lifecycle)
 
     def _end(self, done: "Future[None]") -> None:
         error = done.exception()

@@ -305,6 +305,7 @@ def test_names_are_those_of_text_embeddings_inference() -> None:
         "bei_estimated_wait_seconds": "gauge",
         "bei_requests_total": "counter",
         "bei_failed_requests_total": "counter",
+        "bei_reloads_total": "counter",
         "bei_batch_duration": "histogram",
         "bei_batch_padding_share": "histogram",
         "bei_batch_estimate_ratio": "histogram",

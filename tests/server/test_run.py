@@ -22,6 +22,7 @@ from tests.server.fakes import (
     LiveServer,
     live_server,
     make_pipeline,
+    serve_pipeline,
     vector,
     wait_until,
     word_ids,
@@ -31,16 +32,10 @@ from tests.server.tiny_engine import make_artifact
 from beicli.engine.batch import Batch, EngineOutput
 from beicli.errors import EngineLostError, ServerStartError
 from beicli.server.connections import Connections
+from beicli.server.lifecycle import Lifecycle, ends_if_lost
+from beicli.server.loading import close_pipeline
 from beicli.server.options import ServerOptions
-from beicli.server.run import (
-    Lifecycle,
-    _explain_bind_error,
-    bind_socket,
-    close_pipeline,
-    ends_if_lost,
-    run_server,
-    serve_pipeline,
-)
+from beicli.server.run import _explain_bind_error, bind_socket, run_server
 
 EMBEDDINGS = "/v1/embeddings"
 HEAD = b"POST /v1/embeddings HTTP/1.1\r\nhost: test\r\ncontent-type: application/json\r\n"
@@ -445,7 +440,7 @@ def test_of_two_servers_that_bind_a_port_at_once_the_second_to_listen_is_refused
 def test_an_engine_that_hangs_does_not_keep_the_process_from_ending(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("beicli.server.run.CLOSE_TIMEOUT_S", 0.05)
+    monkeypatch.setattr("beicli.server.loading.CLOSE_TIMEOUT_S", 0.05)
     engine = FakeEngine()
 
     async def run() -> None:
@@ -463,7 +458,7 @@ def test_an_engine_that_hangs_does_not_keep_the_process_from_ending(
     wait_until(lambda: engine.is_closed)
 
 
-def test_a_bound_port_refuses_connections_until_the_server_is_ready() -> None:
+def test_a_bound_port_refuses_connections_until_somebody_listens() -> None:
     with bind_socket("127.0.0.1", 0) as listener, pytest.raises(ConnectionRefusedError):
         socket.create_connection(listener.getsockname(), timeout=TIMEOUT_S)
 
@@ -530,7 +525,7 @@ def test_run_server_serves_an_engine_directory_until_sigterm(tmp_path: Path) -> 
     def on_ready(url: str) -> None:
         threading.Thread(target=use_and_stop, args=(url,)).start()
 
-    run_server(artifact, ServerOptions(port=0), on_ready=on_ready)
+    run_server([artifact], ServerOptions(port=0), on_ready=on_ready)
 
     embeddings, metrics = answers
     assert len(embeddings.json()["data"]) == 2
@@ -549,7 +544,7 @@ def test_run_server_makes_room_for_more_connections_than_a_shell_allows(tmp_path
 
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
-        run_server(artifact, ServerOptions(port=0), on_ready=on_ready)
+        run_server([artifact], ServerOptions(port=0), on_ready=on_ready)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 

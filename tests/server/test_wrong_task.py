@@ -45,7 +45,7 @@ OTHER_WORDS = {
     )
 }
 # Of these the body depends on the model, or no model is asked.
-OTHERS = {"/", "/invocations", "/vertex", "/tokenize", "/decode"}
+OTHERS = {"/admin/reload", "/", "/invocations", "/vertex", "/tokenize", "/decode"}
 SPEAKS_OPENAI = {"/v1/embeddings", "/embeddings", "/v2/embed", "/v1/rerank", "/v2/rerank"}
 
 RERANKING = frozenset({"/rerank", "/v1/rerank", "/v2/rerank", "/predict"})

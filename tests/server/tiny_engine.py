@@ -18,9 +18,9 @@ from beicli.artifact.directory import EngineArtifact, seal_artifact
 from beicli.engine.batch import Float32
 
 
-def word_vectors() -> Float32:
+def word_vectors(seed: int = 1) -> Float32:
     """[vocabulary, DIMENSION]."""
-    table = np.random.default_rng(1).standard_normal((FIRST_WORD_ID + NUM_WORDS, DIMENSION))
+    table = np.random.default_rng(seed).standard_normal((FIRST_WORD_ID + NUM_WORDS, DIMENSION))
     return table.astype(np.float32)
 
 
@@ -30,9 +30,9 @@ def sum_vector(*numbers: int) -> Float32:
     return total / np.linalg.norm(total)
 
 
-def make_artifact(directory: Path) -> EngineArtifact:
-    """A tiny compiled model that sums word vectors, as an engine directory."""
-    table = word_vectors()
+def make_artifact(directory: Path, *, seed: int = 1) -> EngineArtifact:
+    """A tiny compiled model that sums word vectors, as an engine directory; seed: of these."""
+    table = word_vectors(seed)
     ids = ops.parameter([-1, -1], np.int32, name="input_ids")
     mask = ops.parameter([-1, -1], np.int32, name="attention_mask")
     for node, name in ((ids, "input_ids"), (mask, "attention_mask")):

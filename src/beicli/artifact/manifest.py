@@ -190,9 +190,12 @@ _DIGEST = "digest"
 
 def dump_manifest(manifest: Manifest) -> str:
     """Return the JSON text of `manifest`, indented, keys in field order, a digest of it last."""
-    values = asdict(manifest)
-    digest = hashlib.sha256(_dump(values).encode()).hexdigest()
-    return _dump(values | {_DIGEST: digest})
+    return _dump(asdict(manifest) | {_DIGEST: manifest_digest(manifest)})
+
+
+def manifest_digest(manifest: Manifest) -> str:
+    """Return the hexadecimal sha256 that ends a manifest; engines that differ have others."""
+    return hashlib.sha256(_dump(asdict(manifest)).encode()).hexdigest()
 
 
 def parse_manifest(text: str) -> Manifest:

@@ -1,13 +1,10 @@
 """`bei serve`: an engine directory over HTTP."""
 
-import logging
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
-from beicli.cli.console import print_warning, say
 from beicli.cli.serve_limits import (
     MaxInteractiveWait,
     MaxWait,
@@ -30,18 +27,23 @@ from beicli.cli.serve_options import (
     check_tls_files,
     collect_api_keys,
     make_key_limits,
-    warn_if_open,
 )
+from beicli.cli.serving import read_names, read_number_of_replicas, read_replicas, run_engines
 from beicli.cli.traces import traces_endpoint
-
-if TYPE_CHECKING:
-    from beicli.artifact.directory import EngineArtifact
-    from beicli.artifact.manifest import Manifest
-    from beicli.server.options import ServerOptions
+from beicli.server.signals import ends_at_once
 
 
+@ends_at_once()
 def serve(
-    engine: Annotated[Path, typer.Argument(help="An engine directory, as `bei build` makes it.")],
+    engines: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="ENGINE...",
+            help="Engine directories, as `bei build` makes them; a request's `model` says which of "
+            "several it asks.",
+            show_default=False,
+        ),
+    ],
     host: Annotated[
         str, typer.Option(envvar="BEI_HOST", help="Address to listen on; 0.0.0.0 for all.")
     ] = "127.0.0.1",
@@ -51,6 +53,14 @@ def serve(
     served_model_name: Annotated[
         str | None,
         typer.Option(envvar="BEI_SERVED_MODEL_NAME", help="What answers call the model."),
+    ] = None,
+    name: Annotated[
+        list[str] | None,
+        typer.Option(
+            envvar="BEI_NAME",
+            help="What an engine is called, one for each in their order; by default by its own "
+            "name.",
+        ),
     ] = None,
     max_client_batch_size: Annotated[
         int, typer.Option(envvar="BEI_MAX_CLIENT_BATCH_SIZE", min=1, help="Inputs in one request.")
@@ -207,11 +217,11 @@ def serve(
         ),
     ] = 20,
 ) -> None:
-    """Serve an engine directory over HTTP until SIGTERM."""
+    """Serve engine directories over HTTP until SIGTERM."""
     from beicli.artifact.directory import EngineArtifact
 
-    # First, as opening reads every byte of the engine.
-    num_replicas = _num_replicas(replicas)
+    # All that may be wrong first, as opening reads every byte of the engines.
+    read_number_of_replicas(replicas)
     api_keys = collect_api_keys(api_key, api_key_file)
     key_limits = make_key_limits(
         max_requests=max_requests_per_key,
@@ -221,19 +231,16 @@ def serve(
     )
     collector = traces_endpoint(otlp_endpoint)
     tls = check_tls_files(tls_certificate, tls_key)
-    artifact = EngineArtifact.open(engine)
-    if replicas == "auto" and artifact.manifest.gpu is not None and device_id is None:
-        from beicli.tensorrt.driver import read_driver
-
-        num_replicas = len(read_driver().devices)
+    names = read_names(name, served_model_name, num_engines=len(engines))
+    artifacts = [EngineArtifact.open(engine) for engine in engines]
+    num_replicas = read_replicas(replicas, artifacts, device_id=device_id)
     from beicli.engine.options import EngineOptions, GpuOptions
-    from beicli.server.access_log import configure_logging
     from beicli.server.options import ServerOptions
 
     options = ServerOptions(
         host=host,
         port=port,
-        served_model_name=served_model_name,
+        model_names=names,
         max_client_batch_size=max_client_batch_size,
         max_concurrent_requests=max_concurrent_requests,
         max_body_bytes=max_body_mib * 1024 * 1024,
@@ -269,70 +276,4 @@ def serve(
             ),
         ),
     )
-    _warn_of_another_machine(artifact.manifest)
-    warn_if_open(host, api_keys)
-    configure_logging(log_format)
-
-    _run(artifact, options, num_replicas)
-
-
-def _run(artifact: "EngineArtifact", options: "ServerOptions", num_replicas: int) -> None:
-    """Serve in this process, or in several that it watches."""
-    from beicli.server.run import run_server
-
-    announce = partial(_announce, artifact.manifest, options, num_replicas)
-    if num_replicas == 1:
-        run_server(artifact, options, on_ready=announce)
-    else:
-        from beicli.server.replicas.supervisor import run_replicas
-
-        run_replicas(artifact, options, num_replicas=num_replicas, on_ready=announce)
-
-
-def _announce(manifest: "Manifest", options: "ServerOptions", num_replicas: int, url: str) -> None:
-    """Say what is served, and where."""
-    name = options.served_model_name or manifest.name
-    together = f", {num_replicas} replicas" if num_replicas > 1 else ""
-    # Whatever reads JSON is to find nothing else once requests are served.
-    tell = say if options.log_format == "text" else logging.getLogger("beicli.serve").info
-    tell(
-        f"Serving {name} ({manifest.model.task}, {manifest.precision}, inputs up to "
-        f"{manifest.limits.max_input_length:,} tokens{together}) at {url}"
-    )
-
-
-def _num_replicas(asked: str) -> int:
-    """Read `--replicas`; warns where replicas would share CPUs."""
-    from beicli.errors import UsageError
-    from beicli.machine import available_cpus
-    from beicli.server.replicas.plan import auto_replicas
-
-    num_cpus = available_cpus()
-    if asked == "auto":
-        return auto_replicas(num_cpus)
-    if not asked.isdecimal() or int(asked) < 1:
-        raise UsageError(
-            f"`--replicas {asked}` is neither a number of processes nor `auto`",
-            hint="a number is 1 or more; `auto` takes what suits the CPUs",
-        )
-    if int(asked) > num_cpus:
-        print_warning(
-            f"{asked} replicas share {num_cpus} CPU{'' if num_cpus == 1 else 's'}, and slow each "
-            "other down",
-            "`--replicas auto` takes what suits the CPUs",
-        )
-    return int(asked)
-
-
-def _warn_of_another_machine(manifest: "Manifest") -> None:
-    """Say in what this machine is not the one that an engine was tuned on."""
-    from beicli.machine import this_machine
-
-    if manifest.tuning is None:
-        return
-    differences = this_machine().differences(manifest.tuning.machine)
-    if differences:
-        print_warning(
-            f"this engine was tuned on another machine: {'; '.join(differences)}",
-            "slots and batches are the usual ones instead; tune it here with `bei build --tune`",
-        )
+    run_engines(artifacts, options, num_replicas=num_replicas)

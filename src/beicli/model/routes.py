@@ -29,6 +29,19 @@ _ROUTES: Mapping[Task, tuple[str, ...]] = {
 }
 
 
+# Paths that ask for a task; `/predict` is first a classifier's, which rerankers are too.
+_TASK_BY_PATH: dict[str, Task] = {"/embeddings": Task.EMBEDDING}
+for _task, _paths in _ROUTES.items():
+    for _path in _paths:
+        _TASK_BY_PATH.setdefault(_path, _task)
+
+
+def answers(path: str, model: ModelSpec) -> bool:
+    """Whether `model` does what `POST path` asks for; some paths every model answers."""
+    task = _TASK_BY_PATH.get(path)
+    return task is None or task in tasks_of(model)
+
+
 def words_for(task: Task) -> str:
     """Return what a model of `task` is called, with its article."""
     return _WORDS[task]

@@ -21,6 +21,7 @@ from beicli.engine.options import EngineOptions
 from beicli.errors import EmptyInputError, EngineError, EngineLostError
 from beicli.machine import available_cpus
 from beicli.model.spec import ModelSpec, Task
+from beicli.pipeline.apart import run_apart
 from beicli.pipeline.result_cache import CacheStatistics, ResultCache
 from beicli.pipeline.results import Timing, Usage
 from beicli.pipeline.tokenizer import Encoding, Tokenizer
@@ -92,15 +93,34 @@ class LoadedEngine:
         limits: PipelineLimits = PipelineLimits(),
     ) -> Self:
         """Load the engine and the tokenizer of an opened engine directory."""
-        engine = load_engine(artifact, options or EngineOptions())
-        tokenizer = open_tokenizer(artifact.path, artifact.manifest)
-        loaded = cls(
-            artifact.manifest,
-            tokenizer,
-            engine,
-            on_batch=on_batch,
-            limits=limits,
-        )
+        engine, tokenizer = _load(artifact, options)
+        return cls._of(artifact, tokenizer, engine, on_batch=on_batch, limits=limits)
+
+    @classmethod
+    async def load(
+        cls,
+        artifact: EngineArtifact,
+        *,
+        options: EngineOptions | None = None,
+        on_batch: Callable[[FinishedBatch], None] | None = None,
+        limits: PipelineLimits = PipelineLimits(),
+    ) -> Self:
+        """As `open`, while the event loop goes on."""
+        # The tokenizer in a second thread beside the engine was tried: it saves nothing.
+        engine, tokenizer = await run_apart(lambda: _load(artifact, options))
+        return cls._of(artifact, tokenizer, engine, on_batch=on_batch, limits=limits)
+
+    @classmethod
+    def _of(
+        cls,
+        artifact: EngineArtifact,
+        tokenizer: Tokenizer,
+        engine: Engine,
+        *,
+        on_batch: Callable[[FinishedBatch], None] | None,
+        limits: PipelineLimits,
+    ) -> Self:
+        loaded = cls(artifact.manifest, tokenizer, engine, on_batch=on_batch, limits=limits)
         loaded.directory = artifact.path
         return loaded
 
@@ -248,6 +268,11 @@ class LoadedEngine:
 
     async def _submit(self, sequences: Sequence[TokenSequence]) -> None:
         await self._scheduler.submit(sequences, needs_tokens=not self._has_pooled_output)
+
+
+def _load(artifact: EngineArtifact, options: EngineOptions | None) -> tuple[Engine, Tokenizer]:
+    engine = load_engine(artifact, options or EngineOptions())
+    return engine, open_tokenizer(artifact.path, artifact.manifest)
 
 
 def open_tokenizer(directory: Path, manifest: Manifest) -> Tokenizer:

@@ -7,18 +7,21 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.routing import Match, Route
+from starlette.types import ASGIApp
 
 from beicli.model.routes import platform_route, root_route
 from beicli.pipeline.pipeline import InferencePipeline
 from beicli.server.access_log import AccessLog
+from beicli.server.admin import RELOAD_PATH, AdminEndpoints, Reload
 from beicli.server.authentication import RequireApiKey
+from beicli.server.choosing import ChoosingEndpoint
 from beicli.server.cohere_embed import CohereEmbedHandler
 from beicli.server.cohere_rerank import CohereRerankHandler
 from beicli.server.cors import cors
 from beicli.server.entities import PredictTokensHandler
-from beicli.server.errors import AnswerErrors, MethodNotAllowedError, UnknownRouteError
+from beicli.server.errors import AnswerErrors, MethodNotAllowedError, ReloadError, UnknownRouteError
 from beicli.server.exchange import Admission, FinishRequestBody
-from beicli.server.inference import InferenceEndpoint, InferenceHandler, ServerState
+from beicli.server.inference import InferenceEndpoint, InferenceHandler, ServerState, WholeServer
 from beicli.server.information import InformationEndpoints
 from beicli.server.key_limits import KeyGates
 from beicli.server.metrics import ServerMetrics
@@ -49,7 +52,7 @@ def create_app(
 
     metrics: those that hear of the pipeline's batches; new ones otherwise.
     admission: what a shutdown talks to; a new one otherwise.
-    watchers: what watches it, and is run elsewhere; None if nothing does.
+    watchers: what else there is around it, and is run elsewhere; None if there is nothing.
     """
     watchers = watchers or Watchers()
     state = ServerState(
@@ -60,29 +63,30 @@ def create_app(
         key_gates=KeyGates(options.key_limits, num_keys=len(options.api_keys)),
         canary=watchers.canary,
     )
-    state.admission.queue_state = pipeline.queue_state
-    state.metrics.watch_queue(lambda: pipeline.num_waiting, pipeline.estimated_wait_s)
-    state.metrics.watch_slots(pipeline.busy_s)
-    state.metrics.watch_requests(lambda: state.admission.num_inside)
-    if watchers.canary is not None:
-        state.metrics.watch_canary(watchers.canary.figures)
-    if pipeline.cache_statistics() is not None:
-        state.metrics.watch_cache(pipeline.cache_statistics)
-    state.metrics.describe(
-        pipeline.manifest, served_model_name=state.model_name, num_slots=pipeline.num_slots
+    whole = WholeServer(
+        [state], entrance=state.admission, metrics=state.metrics, tracer=watchers.tracer
     )
-    manifest = pipeline.manifest
+    return create_app_of(whole, options, reload=watchers.reload)
+
+
+def create_app_of(
+    whole: WholeServer, options: ServerOptions, *, reload: Reload | None = None
+) -> Starlette:
+    """As `create_app`, for all engines of a server."""
+    for state in whole.states:
+        state.begin()
+    manifest = whole.states[0].pipeline.manifest
     default_route = platform_route(manifest.model, manifest.default_route)
     app = Starlette(
-        routes=_routes(state),
+        routes=[*_routes(whole), _reload_route(options, reload or cannot_reload)],
         middleware=[
             Middleware(IdentifyRequests),
             Middleware(PlatformPaths, default_route=default_route),
             Middleware(
                 CountAnswers,
-                metrics=state.metrics,
+                metrics=whole.metrics,
                 access_log=_access_log(options),
-                tracer=watchers.tracer,
+                tracer=whole.tracer,
             ),
             Middleware(FinishRequestBody),
             *cors(options.cors_origins),
@@ -102,19 +106,12 @@ def _access_log(options: ServerOptions) -> AccessLog | None:
     return AccessLog(replica=options.engine.replica_number if options.num_replicas > 1 else None)
 
 
-def _routes(state: ServerState) -> list[Route]:
+def _routes(whole: WholeServer) -> list[Route]:
     """List the routes, the busy ones first: they are tried in this order."""
-    handlers = _handlers(state)
-    by_model_type = handlers[root_route(state.pipeline.model)]
-    handlers["/"] = handlers["/invocations"] = by_model_type
-    handlers["/vertex"] = VertexHandler(state, by_model_type)
-    information = InformationEndpoints(state)
-    description = DescriptionEndpoints(state)
+    information = InformationEndpoints(whole)
+    description = DescriptionEndpoints(whole.states)
     return [
-        *(
-            Route(path, InferenceEndpoint(state, handler), methods=["POST"])
-            for path, handler in handlers.items()
-        ),
+        *(Route(path, each, methods=["POST"]) for path, each in _endpoints(whole).items()),
         Route("/health", information.health),
         Route("/ready", information.ready),
         Route("/metrics", information.metrics),
@@ -129,10 +126,40 @@ def _routes(state: ServerState) -> list[Route]:
     ]
 
 
+def _reload_route(options: ServerOptions, reload: Reload) -> Route:
+    return Route(RELOAD_PATH, AdminEndpoints(options, reload).reload, methods=["POST"])
+
+
+async def cannot_reload() -> NoReturn:
+    """Say that this server does not know where its engine came from."""
+    raise ReloadError("this server was not started from an engine directory")
+
+
+def _endpoints(whole: WholeServer) -> dict[str, ASGIApp]:
+    """Return what answers `POST` at each path, whichever engine is asked."""
+    by_engine = [
+        {path: InferenceEndpoint(state, handler) for path, handler in _handlers(state).items()}
+        for state in whole.states
+    ]
+    if len(by_engine) == 1:
+        return {**by_engine[0]}
+    return {
+        path: ChoosingEndpoint(
+            {
+                state.model_name: (state, endpoints[path])
+                for state, endpoints in zip(whole.states, by_engine, strict=True)
+            },
+            path=path,
+            entrance=whole.entrance,
+        )
+        for path in by_engine[0]
+    }
+
+
 def _handlers(state: ServerState) -> dict[str, InferenceHandler[Any]]:
     """Return what answers `POST` at each path."""
     embeddings = EmbeddingsHandler(state)
-    return {
+    handlers: dict[str, InferenceHandler[Any]] = {
         "/v1/embeddings": embeddings,
         "/embeddings": embeddings,
         "/embed": EmbedHandler(state),
@@ -148,6 +175,10 @@ def _handlers(state: ServerState) -> dict[str, InferenceHandler[Any]]:
         "/tokenize": TokenizeHandler(state),
         "/decode": DecodeHandler(state),
     }
+    by_model_type = handlers[root_route(state.pipeline.model)]
+    handlers["/"] = handlers["/invocations"] = by_model_type
+    handlers["/vertex"] = VertexHandler(state, by_model_type)
+    return handlers
 
 
 async def _refuse(request: Request, error: Exception) -> NoReturn:

@@ -148,8 +148,12 @@ def open_canary(pipeline: InferencePipeline, options: ServerOptions) -> Canary |
     directory = pipeline.directory
     if directory is None or options.canary_interval_s == 0:
         return None
+    path = directory / GOLDEN_NAME
+    if GOLDEN_NAME not in pipeline.manifest.files and not path.exists():
+        # Made without; `bei build` always leaves some.
+        return None
     try:
-        golden = _read_inputs(directory / GOLDEN_NAME)
+        golden = _read_inputs(path)
         allowed = _allowed(pipeline, directory, options)
     except (ArtifactError, OSError) as error:
         # Of several replicas one is enough to say so.

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -15,10 +16,27 @@ class CacheCollector(Collector):
 
     def __init__(self, statistics: Callable[[], CacheStatistics | None]) -> None:
         self._statistics = statistics
+        self._before = CacheStatistics(0, 0, 0, 0, 0)
+
+    def go_on_with(self, statistics: Callable[[], CacheStatistics | None]) -> None:
+        """Read these figures instead; what was counted so far stays."""
+        self._before = self._counted() or self._before
+        self._statistics = statistics
+
+    def _counted(self) -> CacheStatistics | None:
+        now, before = self._statistics(), self._before
+        if now is None:
+            return None
+        return replace(
+            now,
+            num_hits=before.num_hits + now.num_hits,
+            num_misses=before.num_misses + now.num_misses,
+            num_evictions=before.num_evictions + now.num_evictions,
+        )
 
     def collect(self) -> Iterator[Metric]:
         """Yield the figures, none while there is no cache."""
-        now = self._statistics()
+        now = self._counted()
         if now is None:
             return
         for name, documentation, value in (
@@ -37,13 +55,19 @@ class SlotCollector(Collector):
 
     def __init__(self, busy_s: Callable[[], float]) -> None:
         self._busy_s = busy_s
+        self._before_s = 0.0
+
+    def go_on_with(self, busy_s: Callable[[], float]) -> None:
+        """Count on with these slots; what those before compute from now on is not counted."""
+        self._before_s += self._busy_s()
+        self._busy_s = busy_s
 
     def collect(self) -> Iterator[Metric]:
         """Yield the one counter."""
         yield CounterMetricFamily(
             "bei_slot_busy_seconds",
             "Computing time of all slots, running batches included",
-            value=self._busy_s(),
+            value=self._before_s + self._busy_s(),
         )
 
 
@@ -51,6 +75,10 @@ class CanaryCollector(Collector):
     """How far from the reference the last canary was; NaN before the first."""
 
     def __init__(self, figures: Callable[[], CanaryFigures]) -> None:
+        self._figures = figures
+
+    def go_on_with(self, figures: Callable[[], CanaryFigures]) -> None:
+        """Tell of this canary instead."""
         self._figures = figures
 
     def collect(self) -> Iterator[Metric]:

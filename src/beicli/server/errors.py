@@ -68,6 +68,30 @@ class KeyLimitError(OverloadedError):
     """An API key asks for more than each of them may."""
 
 
+class LoadingError(UnhealthyError):
+    """The server has no engine yet."""
+
+    # Clients try again once or twice: often enough to see most engines loaded.
+    retry_after_s: ClassVar[int] = 5
+
+
+class ForbiddenError(RequestError):
+    """Nobody may ask for this from where the request comes."""
+
+    http_status: ClassVar[int] = 403
+    error_type: ClassVar[str] = "Forbidden"
+
+
+class ReloadError(BeiError):
+    """No other engine took the place of the one that serves."""
+
+
+class ReloadUnderWayError(ReloadError):
+    """A reload was asked for while there is one."""
+
+    http_status: ClassVar[int] = 409
+
+
 class InternalError(BeiError):
     """A bug: the log has the traceback, the client gets a number to ask about."""
 
@@ -120,6 +144,9 @@ WORDS: Mapping[type[BeiError], Words] = {
     TokenizerError: Words("invalid_request_error", "tokenizer_error", "tokenization"),
     UnknownRouteError: Words("invalid_request_error", "unknown_url", "validation"),
     MethodNotAllowedError: Words("invalid_request_error", "method_not_allowed", "validation"),
+    ForbiddenError: Words("invalid_request_error", "forbidden", "validation"),
+    ReloadError: Words("server_error", "reload_failed", "internal"),
+    ReloadUnderWayError: Words("server_error", "reload_under_way", "internal"),
     UnknownModelError: Words("invalid_request_error", "model_not_found", "validation"),
 }
 
@@ -137,7 +164,7 @@ def speaks_openai(path: str) -> bool:
 def error_response(error: BeiError, *, path: str) -> Response:
     """Return the answer to `error` in the shape that clients of `path` expect."""
     headers: dict[str, str] = {}
-    if isinstance(error, OverloadedError):
+    if isinstance(error, OverloadedError | LoadingError):
         headers["retry-after"] = str(error.retry_after_s)
     if isinstance(error, MethodNotAllowedError):
         headers["allow"] = error.allow

@@ -5,6 +5,7 @@ request, `answer` asks the pipeline and says what the answer holds.
 """
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
@@ -15,6 +16,7 @@ from beicli.errors import BeiError, RequestError, WrongTaskError
 from beicli.model.routes import describe_model
 from beicli.pipeline.pipeline import InferencePipeline
 from beicli.pipeline.results import Usage
+from beicli.scheduler.terms import Terms
 from beicli.server.canary import Canary
 from beicli.server.errors import ClientLeftError, words_for
 from beicli.server.exchange import Admission, DisconnectWatch, check_content_type, read_body
@@ -26,6 +28,7 @@ from beicli.server.options import ServerOptions
 from beicli.server.records import RequestRecord, record_of
 from beicli.server.terms import read_terms, within
 from beicli.server.timings import SERVER_TIMING, server_timing
+from beicli.server.traffic import RequestTracer
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,6 +46,36 @@ class ServerState:
     def model_name(self) -> str:
         """What this server calls its model."""
         return self.options.served_model_name or self.pipeline.manifest.name
+
+    def begin(self) -> None:
+        """Let metrics and admission look at this engine from now on."""
+        pipeline, metrics = self.pipeline, self.metrics
+        self.admission.queue_state = pipeline.queue_state
+        metrics.watch_queue(lambda: pipeline.num_waiting, pipeline.estimated_wait_s)
+        metrics.watch_slots(pipeline.busy_s)
+        metrics.watch_requests(lambda: self.admission.num_inside)
+        if self.canary is not None:
+            metrics.watch_canary(self.canary.figures)
+        if pipeline.cache_statistics() is not None:
+            metrics.watch_cache(pipeline.cache_statistics)
+        metrics.describe(
+            pipeline.manifest, served_model_name=self.model_name, num_slots=pipeline.num_slots
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class WholeServer:
+    """All engines of a server, of which most have one; names are unique.
+
+    entrance: lets requests in before their engine is known; with one engine it is that engine's.
+    metrics: what is counted whatever the engine; with one engine they are that engine's.
+    tracer: who hears of every request; None if nobody does.
+    """
+
+    states: Sequence[ServerState]
+    entrance: Admission
+    metrics: ServerMetrics
+    tracer: RequestTracer | None = None
 
 
 class SizedRequest(Protocol):
@@ -85,6 +118,19 @@ class InferenceEndpoint:
         self._state = state
         self._handler = handler
 
+    def read(self, body: bytes) -> dict[str, Any]:
+        """Return the fields of a body; raises RequestError if it has none, or too long texts."""
+        return parse_json_object(
+            body,
+            example=self._handler.example,
+            max_characters=self._state.options.max_input_characters,
+        )
+
+    def check_admission(self, terms: Terms) -> None:
+        """Raise OverloadedError where the smallest request on these terms would be refused."""
+        if self._handler.family is not None:
+            self._state.pipeline.check_admission(terms)
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers: dict[bytes, bytes] = dict(scope["headers"])
         record = record_of(scope)
@@ -92,27 +138,32 @@ class InferenceEndpoint:
             terms = read_terms(headers)
             with self._state.admission, self._state.key_gates.of(scope), terms.apply():
                 check_content_type(headers)
-                if self._handler.family is not None:
-                    self._state.pipeline.check_admission(terms)
+                self.check_admission(terms)
                 async with within(terms.deadline):
                     body = await read_body(
                         headers, receive, max_bytes=self._state.options.max_body_bytes
                     )
+                    started_at = time.perf_counter()
                     async with DisconnectWatch(receive):
-                        response = await self._respond(body, negotiate(headers), record)
+                        fields = self.read(body)
+                        response = await self.respond(
+                            fields, negotiate(headers), record, started_at
+                        )
                 await response(scope, receive, send)
         except Exception as error:
-            self._state.metrics.request_failed(_reason(error))
+            self._state.metrics.request_failed(failure_of(error))
             raise
 
-    async def _respond(
-        self, body: bytes, negotiated: Negotiated, record: RequestRecord
+    async def respond(
+        self,
+        fields: dict[str, Any],
+        negotiated: Negotiated,
+        record: RequestRecord,
+        started_at: float,
     ) -> Response:
-        record.read_at = started_at = time.perf_counter()
+        """Answer the fields of a body; started_at: when it was complete."""
+        record.read_at = started_at
         state, handler = self._state, self._handler
-        fields = parse_json_object(
-            body, example=handler.example, max_characters=state.options.max_input_characters
-        )
         request = handler.parse(fields)
         size = request.size
         record.num_inputs = size.num_inputs
@@ -168,7 +219,8 @@ def compute_headers(usage: Usage, num_characters: int, total_s: float) -> dict[s
     }
 
 
-def _reason(error: Exception) -> str:
+def failure_of(error: Exception) -> str:
+    """Return what the metric `te_request_failure` calls an error."""
     if isinstance(error, ClientLeftError):
         return "dropped"
     return words_for(error).failure if isinstance(error, BeiError) else "internal"

@@ -13,8 +13,8 @@ from beicli.errors import BeiError, UnhealthyError
 from beicli.machine import available_cpus
 from beicli.model.routes import PLATFORM_MODEL_NAME
 from beicli.model.spec import ModelSpec, Task
-from beicli.server.errors import UnknownModelError
-from beicli.server.inference import ServerState
+from beicli.server.choosing import unknown_model
+from beicli.server.inference import ServerState, WholeServer
 from beicli.server.metrics import CONTENT_TYPE
 
 # A forward pass that takes longer than this will not come back.
@@ -43,37 +43,37 @@ _CLASSIFIER_NAMES: Mapping[Task, str] = {
 class InformationEndpoints:
     """The routes a client asks about the server itself."""
 
-    def __init__(self, state: ServerState) -> None:
-        self._state = state
+    def __init__(self, whole: WholeServer) -> None:
+        self._whole = whole
+        self._states = {state.model_name: state for state in whole.states}
+        self._state = whole.states[0]
 
     async def models(self, _: Request) -> Response:
         """`GET /v1/models`."""
-        return _json({"object": "list", "data": [self._model()]})
+        return _json({"object": "list", "data": [_model(each) for each in self._whole.states]})
 
     async def model(self, request: Request) -> Response:
         """`GET /v1/models/{id}`; a Truss platform asks for `model` to learn whether it is ready."""
         asked: str = request.path_params["model_id"]
         if asked == PLATFORM_MODEL_NAME:
             await self.ready(request)
-        elif asked != self._state.model_name:
-            raise UnknownModelError(
-                f"The model `{asked}` does not exist",
-                hint=f"this server has `{self._state.model_name}`",
-                param="model",
-            )
-        return _json(self._model())
+        elif asked not in self._states:
+            raise unknown_model(asked, self._states)
+        return _json(_model(self._states.get(asked, self._state)))
 
     async def info(self, _: Request) -> Response:
         """`GET /info`."""
         manifest, options = self._state.pipeline.manifest, self._state.options
         # Where a folder lay on the machine that built the engine concerns no client.
         is_local = manifest.source.kind == "LOCAL"
+        has_several = len(self._states) > 1
         return _json(
             {
                 "model_id": manifest.name if is_local else manifest.source.repo,
                 "model_sha": manifest.source.resolved_revision,
                 "model_dtype": _DTYPE_NAMES[manifest.precision],
                 "served_model_name": self._state.model_name,
+                **({"models": list(self._states)} if has_several else {}),
                 "model_type": describe_model_type(manifest.model),
                 "prompts": list(manifest.model.prompts),
                 "max_concurrent_requests": options.max_concurrent_requests * options.num_replicas,
@@ -92,41 +92,43 @@ class InformationEndpoints:
 
     async def health(self, _: Request) -> Response:
         """`GET /health`: whether the process is worth keeping; costs no forward pass."""
-        if self._state.pipeline.stalled_for_s() >= STALL_LIMIT_S:
+        if any(each.pipeline.stalled_for_s() >= STALL_LIMIT_S for each in self._whole.states):
             raise UnhealthyError("unhealthy")
         return Response()
 
     async def ready(self, _: Request) -> Response:
         """`GET /ready`: whether to send requests here."""
-        if self._state.admission.draining:
+        if self._whole.entrance.draining:
             raise UnhealthyError("the server is shutting down")
-        canary = self._state.canary
-        if canary is not None and canary.problem is not None:
-            raise UnhealthyError(
-                f"the engine's numbers are wrong: {canary.problem}",
-                hint="`bei validate` tells more of the engine directory on this machine",
-            )
+        for state in self._whole.states:
+            if state.canary is not None and state.canary.problem is not None:
+                raise UnhealthyError(
+                    f"the engine's numbers are wrong: {state.canary.problem}",
+                    hint="`bei validate` tells more of the engine directory on this machine",
+                )
         try:
-            await self._state.pipeline.check_ready(
-                max_age_s=READY_MAX_AGE_S, timeout_s=READY_TIMEOUT_S
-            )
+            for each in self._whole.states:
+                await each.pipeline.check_ready(
+                    max_age_s=READY_MAX_AGE_S, timeout_s=READY_TIMEOUT_S
+                )
         except BeiError as error:
             raise UnhealthyError(error.message, hint=error.hint) from error
         return Response()
 
     async def metrics(self, _: Request) -> Response:
         """`GET /metrics`."""
-        page = self._state.metrics.render_whole_server()
+        page = self._whole.metrics.render_whole_server()
         return Response(page, headers={"content-type": CONTENT_TYPE})
 
-    def _model(self) -> dict[str, object]:
-        created_at = datetime.fromisoformat(self._state.pipeline.manifest.created_at)
-        return {
-            "id": self._state.model_name,
-            "object": "model",
-            "created": int(created_at.timestamp()),
-            "owned_by": "bei",
-        }
+
+def _model(state: ServerState) -> dict[str, object]:
+    created_at = datetime.fromisoformat(state.pipeline.manifest.created_at)
+    return {
+        "id": state.model_name,
+        "object": "model",
+        "created": int(created_at.timestamp()),
+        "owned_by": "bei",
+    }
 
 
 def describe_model_type(model: ModelSpec) -> dict[str, object]:

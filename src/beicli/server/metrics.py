@@ -7,7 +7,7 @@ body is understood appears in `te_request_failure` alone.
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -19,6 +19,7 @@ from prometheus_client import (
     disable_created_metrics,
     generate_latest,
 )
+from prometheus_client.core import Metric
 
 from beicli import __version__
 from beicli.artifact.manifest import Manifest
@@ -66,6 +67,8 @@ class ServerMetrics:
 
     pages: those of all replicas, where this server is one of several.
     """
+
+    model_name = ""
 
     def __init__(self, pages: MetricsPages | None = None) -> None:
         self._pages = pages
@@ -116,6 +119,10 @@ class ServerMetrics:
         self._failed = self._counter(
             "bei_failed_requests", "Requests of every kind refused or failed, by reason", "reason"
         )
+        self._reloads = self._reload_counters()
+        self._cache: CacheCollector | None = None
+        self._slot_times: SlotCollector | None = None
+        self._canary: CanaryCollector | None = None
         self._build_info = Gauge(
             "bei_build_info",
             "What is served, and by which version; always 1",
@@ -125,6 +132,7 @@ class ServerMetrics:
 
     def describe(self, manifest: Manifest, *, served_model_name: str, num_slots: int) -> None:
         """Say what is served, and with how many slots."""
+        self.model_name = served_model_name
         self._slots.set(num_slots)
         self._build_info.clear()
         self._build_info.labels(
@@ -143,8 +151,12 @@ class ServerMetrics:
         self._estimated_wait.set_function(lambda: _or_nan(estimate_wait_s()))
 
     def watch_slots(self, busy_s: Callable[[], float]) -> None:
-        """Say on the page how long slots have been busy."""
-        self._registry.register(SlotCollector(busy_s))
+        """Say on the page how long slots have been busy, counting on from those before."""
+        if self._slot_times is None:
+            self._slot_times = SlotCollector(busy_s)
+            self._registry.register(self._slot_times)
+        else:
+            self._slot_times.go_on_with(busy_s)
 
     def watch_requests(self, num_inside: Callable[[], int]) -> None:
         """Read from this how many requests are inside whenever the page is asked for."""
@@ -155,12 +167,24 @@ class ServerMetrics:
         self._connections.set_function(num_open)
 
     def watch_canary(self, figures: Callable[[], CanaryFigures]) -> None:
-        """Say on the page how the canary does."""
-        self._registry.register(CanaryCollector(figures))
+        """Say on the page how the canary does, instead of one before."""
+        if self._canary is None:
+            self._canary = CanaryCollector(figures)
+            self._registry.register(self._canary)
+        else:
+            self._canary.go_on_with(figures)
 
     def watch_cache(self, statistics: Callable[[], CacheStatistics | None]) -> None:
-        """Say on the page what becomes of the cache of results."""
-        self._registry.register(CacheCollector(statistics))
+        """Say on the page what becomes of the cache of results, counting on from one before."""
+        if self._cache is None:
+            self._cache = CacheCollector(statistics)
+            self._registry.register(self._cache)
+        else:
+            self._cache.go_on_with(statistics)
+
+    def reloaded(self, result: Literal["success", "failure"]) -> None:
+        """Account for a reload."""
+        self._reloads[result].inc()
 
     def observe_batch(self, batch: FinishedBatch) -> None:
         """Account for one forward pass."""
@@ -220,7 +244,21 @@ class ServerMetrics:
 
     def render(self) -> bytes:
         """Return the page of this process in the Prometheus text format."""
-        return _TE_COUNTER.sub(rb"\1", generate_latest(self._registry))
+        return _TE_COUNTER.sub(rb"\1", generate_latest(self))
+
+    def collect(self) -> Iterable[Metric]:
+        """Return what is on the page."""
+        return self._registry.collect()
+
+    @property
+    def engines(self) -> Sequence["ServerMetrics"]:
+        """Those that count for an engine each; one engine needs no other."""
+        return (self,)
+
+    def _reload_counters(self) -> dict[str, Counter]:
+        reloads = self._counter("bei_reloads", "Reloads, by how they ended", "result")
+        # From the start: of a series that begins at one, nothing sees that it has risen.
+        return {result: reloads.labels(result) for result in ("success", "failure")}
 
     def _counter(self, name: str, documentation: str, *labels: str) -> Counter:
         return Counter(name, documentation, labels, registry=self._registry)

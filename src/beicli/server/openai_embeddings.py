@@ -59,7 +59,7 @@ class EmbeddingsHandler:
         self._truncates = state.options.on_too_long == "truncate"
 
     def parse(self, body: dict[str, Any]) -> EmbeddingsRequest:
-        """Check a body; unknown fields are ignored, and `model` may name any."""
+        """Check a body; unknown fields are ignored; `model` was looked at before, if it decides."""
         fields.optional(body, "model", str, "a string")
         inputs, is_batch = fields.inputs(
             body,

@@ -34,6 +34,7 @@ class ServerOptions:
 
     port: 0 takes a free one. served_model_name: what answers call the model; None takes the
         engine's own name.
+    model_names: what answers call each of several models, in their order; none, as above.
     max_client_batch_size: inputs in one request.
     max_concurrent_requests: inference requests inside the server at once; the next gets 429.
     max_input_characters: of one text; a model reads its beginning, or refuses it, by tokens.
@@ -57,6 +58,7 @@ class ServerOptions:
     host: str = "127.0.0.1"
     port: int = 7997
     served_model_name: str | None = None
+    model_names: tuple[str, ...] = ()
     max_client_batch_size: int = 128
     max_concurrent_requests: int = 2048
     max_body_bytes: int = 64 * 1024 * 1024

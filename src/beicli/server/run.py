@@ -1,174 +1,141 @@
 """From an engine directory to a listening server and back: bind, load, warm up, serve, drain.
 
-The socket is bound first, so a taken port is known before an engine is loaded, and accepts last,
-so whoever gets a connection gets an answer.
+The socket is bound first, so a taken port is known before an engine is loaded. A single process
+also listens at once, and answers that it is loading; a replica only when its engine is warm, since
+another one may serve meanwhile.
 """
 
 import asyncio
 import errno
 import logging
+import os
 import resource
-import signal
 import socket
-import threading
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, closing
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import closing
 
 from beicli.artifact.directory import EngineArtifact
-from beicli.errors import EngineError, EngineLostError, ServerStartError
+from beicli.errors import ServerStartError
+from beicli.pipeline.apart import is_working_apart
 from beicli.pipeline.pipeline import InferencePipeline
-from beicli.server.app import create_app
-from beicli.server.canary import watched_by
 from beicli.server.connections import BACKLOG, Connections
 from beicli.server.exchange import Admission
-from beicli.server.metrics import ServerMetrics
+from beicli.server.front import Front
+from beicli.server.lifecycle import Lifecycle, ends_if_lost, unless_stopped
+from beicli.server.loading import CLOSE_TIMEOUT_S
 from beicli.server.options import ServerOptions
-from beicli.server.replicas.turns import Turns
+from beicli.server.reload import Reloader
+from beicli.server.several_metrics import metrics_of
+from beicli.server.signals import RELOAD_SIGNAL, STOP_SIGNALS, Terminal
 from beicli.server.tls import make_tls_context
-from beicli.server.watchers import open_watchers
 
 logger = logging.getLogger(__name__)
 
 MAX_PORT = 65535
 # Many shells allow 1,024, which is less than the requests that may be served at once.
 MAX_OPEN_FILES = 65536
-# After the drain's end: time for the last answers to be written, and for a forward pass to end.
-CLOSE_TIMEOUT_S = 5.0
-LOST_CHECK_INTERVAL_S = 0.5
-
-
-class Lifecycle:
-    """What the server tells whoever runs it, and is told: ready, stop, stop now.
-
-    on_ready: called once with the server's URL, when requests are accepted.
-    turns: with the other processes that accept from the same socket; None where there are none.
-    """
-
-    def __init__(self, *, on_ready: Callable[[str], None], turns: Turns | None = None) -> None:
-        self.on_ready = on_ready
-        self.turns = turns
-        self.stop_requested = asyncio.Event()
-        self.hurried = asyncio.Event()
-
-    def stop(self) -> None:
-        """Ask for a stop, on the event loop's thread; asked twice, running requests are ended."""
-        if self.stop_requested.is_set():
-            self.hurried.set()
-        self.stop_requested.set()
 
 
 def run_server(
-    artifact: EngineArtifact, options: ServerOptions, *, on_ready: Callable[[str], None]
+    artifacts: Sequence[EngineArtifact],
+    options: ServerOptions,
+    *,
+    on_ready: Callable[[str], None],
 ) -> None:
-    """Serve `artifact` until SIGTERM or SIGINT, and return when the last request is answered.
+    """Serve `artifacts` until SIGTERM or SIGINT, and return when the last request is answered.
 
-    on_ready: called with the server's URL once requests are accepted.
+    SIGHUP reloads them from their paths.
+
+    on_ready: called with the server's URL once requests are answered.
     Raises ServerStartError, or ArtifactError if this machine cannot run the engine.
     """
+    terminal = Terminal()
 
-    def announce(url: str) -> None:
-        # Not before: until then there is nothing to drain, and a signal may end the process.
+    async def run() -> None:
+        lifecycle = Lifecycle(on_ready=on_ready)
+
+        def hang_up() -> None:
+            if terminal.is_gone:
+                lifecycle.stop()
+            else:
+                lifecycle.reload_requested.set()
+
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in STOP_SIGNALS:
             loop.add_signal_handler(number, lifecycle.stop)
-        on_ready(url)
+        loop.add_signal_handler(RELOAD_SIGNAL, hang_up)
+        await serve(artifacts, options, lifecycle)
 
-    lifecycle = Lifecycle(on_ready=announce)
     allow_many_connections()
-    asyncio.run(serve(artifact, options, lifecycle))
+    asyncio.run(run())
+    if is_working_apart():
+        # An engine that loads while the interpreter takes its libraries down may crash.
+        os._exit(0)
 
 
-async def serve(artifact: EngineArtifact, options: ServerOptions, lifecycle: Lifecycle) -> None:
+async def serve(
+    artifacts: Sequence[EngineArtifact], options: ServerOptions, lifecycle: Lifecycle
+) -> None:
     """As `run_server`, on the running event loop and without signals."""
     with closing(bind_socket(options.host, options.port)) as listener:
-        metrics = ServerMetrics()
-        # Loading the tokenizer in a thread beside the engine was tried: it saves nothing.
-        pipeline = InferencePipeline.open(
-            artifact,
-            options=options.engine,
-            on_batch=metrics.observe_batch,
-            limits=options.pipeline,
-        )
+        num_engines = len(artifacts)
+        front = Front(options, metrics_of(num_engines), num_engines=num_engines)
+        reloader = Reloader(front, lifecycle, [artifact.path for artifact in artifacts])
+        front.reload = reloader.reload
+        obeying = asyncio.create_task(reloader.obey())
         try:
-            async with ends_if_lost(pipeline, lifecycle):
-                await serve_pipeline(
-                    pipeline, options, lifecycle, listener=listener, metrics=metrics
+            async with ends_if_lost(front, lifecycle):
+                await serve_front(
+                    front,
+                    lambda: front.load(artifacts, checks_answers=False),
+                    lifecycle,
+                    listener=listener,
                 )
         finally:
-            await close_pipeline(pipeline)
+            obeying.cancel()
+            await front.close()
 
 
-@asynccontextmanager
-async def ends_if_lost(pipeline: InferencePipeline, lifecycle: Lifecycle) -> AsyncIterator[None]:
-    """Stop the server that runs in the body once its engine can compute nothing more.
-
-    Raises EngineLostError after the body if that is why it ended: whoever runs the process may
-    start it anew.
-    """
-    async with stops_once(
-        lambda: pipeline.lost is not None, lifecycle, interval_s=LOST_CHECK_INTERVAL_S
-    ):
-        yield
-    raise_if_lost(pipeline)
-
-
-@asynccontextmanager
-async def stops_once(
-    is_over: Callable[[], bool], lifecycle: Lifecycle, *, interval_s: float
-) -> AsyncIterator[None]:
-    """Stop the server that runs in the body, at once, when its engine is good for nothing more."""
-
-    async def watch() -> None:
-        while not is_over():  # noqa: ASYNC110 - it comes about in a thread, and sets no event
-            await asyncio.sleep(interval_s)
-        lifecycle.stop()
-        # Nothing comes of waiting: with an answer of 503 now, clients may ask another replica.
-        lifecycle.stop()
-
-    watching = asyncio.create_task(watch())
-    try:
-        yield
-    finally:
-        watching.cancel()
-
-
-def raise_if_lost(pipeline: InferencePipeline) -> None:
-    """Raise EngineLostError if the engine can compute nothing more."""
-    if pipeline.lost is not None:
-        raise EngineLostError(pipeline.lost.message, hint=pipeline.lost.hint)
-
-
-async def serve_pipeline(
-    pipeline: InferencePipeline,
-    options: ServerOptions,
+async def serve_front(
+    front: Front,
+    load: Callable[[], Coroutine[None, None, Sequence[InferencePipeline]]],
     lifecycle: Lifecycle,
     *,
     listener: socket.socket,
-    metrics: ServerMetrics | None = None,
 ) -> None:
-    """Warm `pipeline` up and serve it on a bound socket; the caller closes the pipeline.
+    """Serve on a bound socket what `load` returns, until told to stop.
 
-    metrics: those that hear of the pipeline's batches; new ones otherwise.
+    The caller closes `front`. Returns at once if told to stop while loading.
     """
-    await _warm_up(pipeline)
-    metrics = metrics or ServerMetrics()
-    admission = Admission(options.max_concurrent_requests)
+    accepting: tuple[Connections, str] | None = None
+    try:
+        if lifecycle.turns is None:
+            accepting = _accept(front, listener, lifecycle)
+        pipelines = await unless_stopped(load(), lifecycle)
+        if pipelines is None:
+            return
+        front.put(pipelines)
+        connections, url = accepting = accepting or _accept(front, listener, lifecycle)
+        lifecycle.on_ready(url)
+        await lifecycle.stop_requested.wait()
+        front.drain()
+        timeout_s = front.options.drain_timeout_s
+        await _drain(connections, front.admission, lifecycle, timeout_s=timeout_s)
+    finally:
+        if accepting is not None:
+            await accepting[0].abort()
+
+
+def _accept(front: Front, listener: socket.socket, lifecycle: Lifecycle) -> tuple[Connections, str]:
+    """Start accepting connections; they come with the server's URL."""
+    options = front.options
     tls = None if options.tls is None else make_tls_context(options.tls)
-    async with open_watchers(pipeline, options) as watchers:
-        app = create_app(pipeline, options, metrics=metrics, admission=admission, watchers=watchers)
-        url = _listen(listener, scheme="http" if tls is None else "https")
-        connections = Connections.accept(
-            app, listener, turns=lifecycle.turns, max_open=options.max_connections, tls=tls
-        )
-        metrics.watch_connections(lambda: connections.num_open)
-        try:
-            lifecycle.on_ready(url)
-            async with watched_by(watchers.canary):
-                await lifecycle.stop_requested.wait()
-            admission.drain()
-            await _drain(connections, admission, lifecycle, timeout_s=options.drain_timeout_s)
-        finally:
-            await connections.abort()
+    url = _listen(listener, scheme="http" if tls is None else "https")
+    connections = Connections.accept(
+        front, listener, turns=lifecycle.turns, max_open=options.max_connections, tls=tls
+    )
+    front.metrics.watch_connections(lambda: connections.num_open)
+    return connections, url
 
 
 async def _drain(
@@ -247,7 +214,7 @@ def _explain_bind_error(error: OSError, host: str, port: int) -> ServerStartErro
 
 
 def _listen(listener: socket.socket, *, scheme: str) -> str:
-    """Start listening and return the URL; connections wait until they are accepted."""
+    """Start listening and return the URL."""
     host, port = listener.getsockname()[:2]
     try:
         listener.listen(BACKLOG)
@@ -255,23 +222,3 @@ def _listen(listener: socket.socket, *, scheme: str) -> str:
         # Another server bound the same port at the same time and listened first.
         raise _explain_bind_error(error, host, port) from error
     return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
-
-
-async def _warm_up(pipeline: InferencePipeline) -> None:
-    try:
-        await pipeline.warm_up()
-    except EngineError as error:
-        raise ServerStartError(
-            f"the engine does not warm up: {error.message}",
-            hint=error.hint or "rebuild it with `bei build`",
-        ) from error
-
-
-async def close_pipeline(pipeline: InferencePipeline) -> None:
-    """Close the pipeline, unless a forward pass holds it up for too long."""
-    # A daemon thread, unlike an executor's, does not keep the process from ending.
-    thread = threading.Thread(target=pipeline.close, name="bei-close", daemon=True)
-    thread.start()
-    await asyncio.to_thread(thread.join, CLOSE_TIMEOUT_S)
-    if thread.is_alive():
-        logger.error("a forward pass did not end within %g s; leaving it", CLOSE_TIMEOUT_S)

@@ -1,13 +1,11 @@
-"""What watches a server beside its requests: the canary, and who sends traces to a collector."""
+"""What there is around an application: its canary, who sends traces to a collector, a reload."""
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from beicli.pipeline.pipeline import InferencePipeline
-from beicli.server.canary import Canary, open_canary
+from beicli.server.admin import Reload
+from beicli.server.canary import Canary
 from beicli.server.options import ServerOptions
 from beicli.server.traffic import RequestTracer
 
@@ -17,34 +15,29 @@ CLOSE_TIMEOUT_S = 2.0
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Watchers:
-    """Each is None where it is not wanted."""
+    """Each is None where it is not wanted.
+
+    reload: what `POST /admin/reload` does; without, it says that it cannot.
+    """
 
     canary: Canary | None = None
     tracer: RequestTracer | None = None
+    reload: Reload | None = None
 
 
-@asynccontextmanager
-async def open_watchers(
-    pipeline: InferencePipeline, options: ServerOptions
-) -> AsyncIterator[Watchers]:
-    """Make what the options ask for; after the body, send what is left."""
-    watchers = Watchers(open_canary(pipeline, options), _open_tracer(pipeline, options))
-    try:
-        yield watchers
-    finally:
-        if watchers.tracer is not None:
-            # A daemon thread, unlike an executor's, does not keep the process from ending.
-            thread = threading.Thread(
-                target=watchers.tracer.close, name="bei-close-traces", daemon=True
-            )
-            thread.start()
-            await asyncio.to_thread(thread.join, CLOSE_TIMEOUT_S)
-
-
-def _open_tracer(pipeline: InferencePipeline, options: ServerOptions) -> RequestTracer | None:
+def open_tracer(options: ServerOptions, *, model_name: str) -> RequestTracer | None:
+    """Return who hears of every request; None unless a collector was named."""
     if options.otlp_endpoint is None:
         return None
     # An extra, and nobody else should wait for its import.
     from beicli.server.tracing import open_tracer  # noqa: PLC0415
 
-    return open_tracer(options, model_name=options.served_model_name or pipeline.manifest.name)
+    return open_tracer(options, model_name=model_name)
+
+
+async def close_tracer(tracer: RequestTracer) -> None:
+    """Send what is left, unless the collector holds that up for too long."""
+    # A daemon thread, unlike an executor's, does not keep the process from ending.
+    thread = threading.Thread(target=tracer.close, name="bei-close-traces", daemon=True)
+    thread.start()
+    await asyncio.to_thread(thread.join, CLOSE_TIMEOUT_S)

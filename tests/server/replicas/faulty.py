@@ -56,10 +56,9 @@ def say(url: str) -> None:
 
 if __name__ == "__main__":
     run_replicas(
-        EngineArtifact.open(Path(sys.argv[1])),
-        # A line for every request, for whoever wants to know what became of each; and no golden
-        # inputs, which the server would say.
-        ServerOptions(port=0, canary_interval_s=0, access_log=True, log_format="json"),
+        [EngineArtifact.open(Path(sys.argv[1]))],
+        # A line for every request, for whoever wants to know what became of each.
+        ServerOptions(port=0, access_log=True, log_format="json"),
         num_replicas=int(sys.argv[2]),
         on_ready=say,
     )

@@ -4,13 +4,14 @@ from contextlib import closing
 
 import httpx2
 import pytest
-from tests.server.fakes import TIMEOUT_S, FakeEngine, make_pipeline
+from tests.server.fakes import TIMEOUT_S, FakeEngine, make_pipeline, serve_pipeline
 
 from beicli.errors import EngineError
+from beicli.server.lifecycle import Lifecycle
 from beicli.server.options import ServerOptions
 from beicli.server.replicas import heartbeat
 from beicli.server.replicas.heartbeat import ends_if_stalled
-from beicli.server.run import Lifecycle, bind_socket, serve_pipeline
+from beicli.server.run import bind_socket
 
 Client = Callable[[str, Lifecycle], Coroutine[None, None, None]]
 

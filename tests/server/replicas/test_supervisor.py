@@ -7,9 +7,10 @@ from tests.server.fakes import make_manifest
 from beicli.artifact.directory import EngineArtifact
 from beicli.errors import ServerStartError
 from beicli.server.options import ServerOptions
+from beicli.server.replicas.place import Replica
 from beicli.server.replicas.plan import MAX_FAILURES, Backoff, ReplicaShare
-from beicli.server.replicas.replica import Failed
-from beicli.server.replicas.supervisor import _Replica, _shared_folder, _Supervisor
+from beicli.server.replicas.supervisor import _shared_folder, _Supervisor
+from beicli.server.replicas.words import Failed
 
 OOM_KILLED = -9
 
@@ -18,16 +19,16 @@ OOM_KILLED = -9
 def supervisor(tmp_path: Path) -> _Supervisor:
     artifact = EngineArtifact(tmp_path, make_manifest())
     with socket.socket() as unused:
-        return _Supervisor(artifact, unused, tmp_path, unused)
+        return _Supervisor([artifact], unused, tmp_path, unused)
 
 
 @pytest.fixture
-def replica() -> _Replica:
-    return _Replica(ReplicaShare(1, ServerOptions(), ()), backoff=Backoff(1))
+def replica() -> Replica:
+    return Replica(ReplicaShare(1, ServerOptions(), ()), backoff=Backoff(1))
 
 
 def test_a_replica_that_never_served_ends_the_server_with_its_own_words(
-    supervisor: _Supervisor, replica: _Replica
+    supervisor: _Supervisor, replica: Replica
 ) -> None:
     replica.failed = Failed("the engine does not warm up", "rebuild it")
 
@@ -38,7 +39,7 @@ def test_a_replica_that_never_served_ends_the_server_with_its_own_words(
 
 
 def test_a_replica_that_died_without_a_word_is_named_with_its_signal(
-    supervisor: _Supervisor, replica: _Replica
+    supervisor: _Supervisor, replica: Replica
 ) -> None:
     with pytest.raises(ServerStartError, match="replica 1 ended, exit code -9") as caught:
         supervisor._check_hope(replica, OOM_KILLED)
@@ -47,7 +48,7 @@ def test_a_replica_that_died_without_a_word_is_named_with_its_signal(
 
 
 def test_one_that_served_is_started_again_but_not_for_ever(
-    supervisor: _Supervisor, replica: _Replica
+    supervisor: _Supervisor, replica: Replica
 ) -> None:
     supervisor._was_ready = True
     for num_failures in range(1, MAX_FAILURES):

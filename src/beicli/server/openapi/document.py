@@ -32,8 +32,9 @@ def operations(served: Served) -> list[Operation]:
 
 
 def is_available(operation: Operation, served: Served) -> bool:
-    """Whether the server's model answers a route."""
-    return operation.tasks is None or bool(operation.tasks & tasks_of(served.model))
+    """Whether a model of the server answers a route."""
+    models = (served.model, *(model for _, model in served.others))
+    return operation.tasks is None or any(operation.tasks & tasks_of(each) for each in models)
 
 
 def create_document(served: Served) -> JsonSchema:
@@ -49,7 +50,7 @@ def create_document(served: Served) -> JsonSchema:
             "title": f"{served.model_name}, served by bei",
             "version": __version__,
             "summary": f"{_kind(served)}: {', '.join(routes_of(served.model))}",
-            "description": _DESCRIPTION,
+            "description": _DESCRIPTION + _say_models(served),
         },
         "servers": [{"url": "/"}],
         "tags": [{"name": tag} for tag in _in_order(operation.tag for operation in found)],
@@ -65,6 +66,16 @@ def create_document(served: Served) -> JsonSchema:
         document["components"]["securitySchemes"] = {"key": bearer}
         document["security"] = [{"key": []}]
     return document
+
+
+def _say_models(served: Served) -> str:
+    if not served.others:
+        return ""
+    names = ", ".join(f"`{name}`" for name in (served.model_name, *(n for n, _ in served.others)))
+    return (
+        f"\n\nThis server has several models: {names}. The field `model` of any body names the one "
+        "that is asked; without it the first one answers that does what the route asks for."
+    )
 
 
 def _describe(operation: Operation, served: Served) -> JsonSchema:

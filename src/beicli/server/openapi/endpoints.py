@@ -1,6 +1,8 @@
 """`/openapi.json` and `/docs`."""
 
 import re
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 
 import orjson
@@ -18,8 +20,8 @@ _HOST = re.compile(r"[\w.-]+(?::\d+)?|\[[0-9a-fA-F:.]+\](?::\d+)?", re.ASCII)
 class DescriptionEndpoints:
     """What the server says about its own routes; put together when first asked for."""
 
-    def __init__(self, state: ServerState) -> None:
-        self._state = state
+    def __init__(self, states: Sequence[ServerState]) -> None:
+        self._state, *self._others = states
 
     async def openapi(self, _: Request) -> Response:
         """`GET /openapi.json`."""
@@ -38,7 +40,9 @@ class DescriptionEndpoints:
 
     @cached_property
     def _document(self) -> JsonSchema:
-        return create_document(Served.of(self._state.pipeline.manifest, self._state.options))
+        others = tuple((other.model_name, other.pipeline.model) for other in self._others)
+        served = Served.of(self._state.pipeline.manifest, self._state.options)
+        return create_document(replace(served, others=others))
 
     def _base_url(self, request: Request) -> str:
         """Return the address the client reached the server at."""

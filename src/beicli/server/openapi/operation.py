@@ -27,12 +27,13 @@ INFERENCE_ERRORS = (400, 408, 413, 415, 422, 424, 429, 500, 503, 504)
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """The server a document describes."""
+    """The server a document describes; others: models beside the first, with names."""
 
     model_name: str
     model: ModelSpec
     limits: Limits
     options: ServerOptions
+    others: tuple[tuple[str, ModelSpec], ...] = ()
 
     @classmethod
     def of(cls, manifest: Manifest, options: ServerOptions) -> "Served":

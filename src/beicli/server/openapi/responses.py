@@ -87,16 +87,18 @@ INFERENCE_PARAMETERS: tuple[JsonSchema, ...] = (
 
 _ERRORS: Mapping[int, str] = {
     400: "The body is not JSON, or an input is empty.",
+    403: "Nobody may ask for this from there.",
     404: "There is no such thing here.",
     408: "The body did not arrive in time.",
+    409: "Another is under way.",
     413: "Too many inputs, or too long a body.",
     415: "The body is not declared as plain JSON.",
     422: "A field is missing, of another type or out of range, or an input cannot be tokenised.",
     424: "The model does something else, or its forward pass failed.",
     429: "The server is full, or the deadline comes too soon; `retry-after` says when to retry.",
-    500: "A bug; the message has the number under which the log has the details.",
+    500: "A bug, whose number in the message is in the log; or a reload that failed.",
+    503: "The server loads its engine or is shutting down, or the engine does not answer.",
     504: "The deadline that the request gave passed before it was answered.",
-    503: "The server is shutting down, or the engine does not answer.",
 }
 
 

@@ -150,7 +150,8 @@ def components(served: Served) -> dict[str, JsonSchema]:
 
 
 def _label_values(served: Served) -> JsonSchema:
-    labels = list(dict.fromkeys(served.model.labels))
+    models = (served.model, *(model for _, model in served.others))
+    labels = list(dict.fromkeys(label for model in models for label in model.labels))
     return {"enum": labels} if labels else {}
 
 

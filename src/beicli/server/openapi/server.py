@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 from beicli.model.routes import PLATFORM_MODEL_NAME, root_route
+from beicli.server.admin import RELOAD_PATH
 from beicli.server.openapi.operation import (
     JSON,
     Example,
@@ -140,6 +141,7 @@ def server_operations(served: Served) -> list[Operation]:
         ),
         _info(served),
         *_models(served),
+        _reload(),
         openapi,
         replace(
             openapi,
@@ -182,6 +184,7 @@ def _info(served: Served) -> Operation:
             "model_sha": described(nothing, "The checkpoint's revision."),
             "model_dtype": described(STRING, "What the engine computes in."),
             "served_model_name": STRING,
+            "models": described(array(STRING), "Names of all models, if there are several."),
             "model_type": described(
                 {"type": "object", "minProperties": 1, "maxProperties": 1},
                 "`embedding` with its pooling; or `classifier`, `reranker` or `token_classifier` "
@@ -199,7 +202,8 @@ def _info(served: Served) -> Operation:
             "version": described(STRING, "Of bei."),
             "sha": nothing,
             "docker_label": nothing,
-        }
+        },
+        optional=["models"],
     )
     return _get(
         "/info",
@@ -230,6 +234,24 @@ def _info_answer(served: Served) -> JsonSchema:
         "sha": None,
         "docker_label": None,
     }
+
+
+def _reload() -> Operation:
+    model = record({"id": STRING, "digest": described(STRING, "Of its manifest.")})
+    answer = {"models": [{"id": "all-minilm-l6-v2", "digest": "5f0c" * 16}]}
+    return replace(
+        _get(
+            RELOAD_PATH,
+            "Serve what the engine's path holds now",
+            "The new engine is verified, loaded and tried before it takes the place of the one "
+            "that serves; if anything is wrong with it, the old one goes on. Without API keys "
+            "only this machine may ask. A body is not read.",
+            content={JSON: record({"models": array(model, min_items=1)})},
+            errors=(403, 409, 500, 503),
+            examples=(Example("plain", "The engine that serves now", None, answer),),
+        ),
+        method="post",
+    )
 
 
 def _models(served: Served) -> list[Operation]:

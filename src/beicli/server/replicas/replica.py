@@ -12,52 +12,45 @@ import shutil
 import socket
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Literal
 
 from beicli.artifact.directory import EngineArtifact
-from beicli.errors import BeiError
-from beicli.pipeline.pipeline import InferencePipeline
+from beicli.artifact.manifest import Manifest
+from beicli.errors import BeiError, UnhealthyError
 from beicli.server.access_log import configure_logging
+from beicli.server.errors import ReloadError, ReloadUnderWayError
+from beicli.server.front import Front
+from beicli.server.lifecycle import Lifecycle, unless_stopped
+from beicli.server.loading import CLOSE_TIMEOUT_S
 from beicli.server.metrics import ServerMetrics
+from beicli.server.reload import UNDER_WAY, explained, renew
 from beicli.server.replicas.heartbeat import ends_if_stalled
 from beicli.server.replicas.pages import MetricsPages
 from beicli.server.replicas.plan import ReplicaShare
 from beicli.server.replicas.turns import OpenConnections, Turns
-from beicli.server.run import (
-    CLOSE_TIMEOUT_S,
-    Lifecycle,
-    allow_many_connections,
-    close_pipeline,
-    serve_pipeline,
+from beicli.server.replicas.words import (
+    STOP,
+    Failed,
+    Outcome,
+    Ready,
+    ReloadAsked,
+    Renew,
+    Renewed,
 )
+from beicli.server.run import allow_many_connections, serve_front
+from beicli.server.several_metrics import metrics_of
 
-STOP: Literal["stop"] = "stop"
 PAGE_INTERVAL_S = 1.0
 # In the folder that replicas share: how many connections each of them holds.
 COUNTS_NAME = "open-connections"
 
 
-@dataclass(frozen=True, slots=True)
-class Ready:
-    """What a replica says once it accepts requests."""
-
-    url: str
-
-
-@dataclass(frozen=True, slots=True)
-class Failed:
-    """What a replica says when it ends for a reason that a person can understand."""
-
-    message: str
-    hint: str | None
-
-
 def run_replica(
-    artifact: EngineArtifact,
+    artifacts: Sequence[EngineArtifact],
     share: ReplicaShare,
     listener: socket.socket,
     control: Connection,
@@ -65,7 +58,7 @@ def run_replica(
 ) -> None:
     """Serve until the supervisor says stop; the entry of a replica's process.
 
-    artifact: as the supervisor opened it; its files are not hashed again.
+    artifacts: as the supervisor opened them; their files are not hashed again.
     shared: the folder of what the replicas tell each other.
     """
     if share.cpus:
@@ -73,7 +66,7 @@ def run_replica(
     configure_logging(share.options.log_format)
     allow_many_connections()
     try:
-        asyncio.run(_serve(artifact, share, listener, control, shared))
+        asyncio.run(_serve(artifacts, share, listener, control, shared))
     except BeiError as error:
         control.send(Failed(error.message, error.hint))
         # Not `sys.exit`: a forward pass that hangs may keep the interpreter from ending.
@@ -81,14 +74,16 @@ def run_replica(
 
 
 async def _serve(
-    artifact: EngineArtifact,
+    artifacts: Sequence[EngineArtifact],
     share: ReplicaShare,
     listener: socket.socket,
     control: Connection,
     shared: Path,
 ) -> None:
     options = share.options
-    metrics = ServerMetrics(MetricsPages(shared, share.number))
+    num_engines = len(artifacts)
+    metrics = metrics_of(num_engines, MetricsPages(shared, share.number))
+    front = Front(options, metrics, num_engines=num_engines)
     counts = OpenConnections(shared / COUNTS_NAME, num_replicas=options.num_replicas)
 
     def announce(url: str) -> None:
@@ -99,22 +94,23 @@ async def _serve(
 
     lifecycle = Lifecycle(on_ready=announce, turns=Turns(counts, share.number))
     obedience = _Obedience(control, lifecycle, shared, drain_timeout_s=options.drain_timeout_s)
-    obedience.begin()
-    pipeline = InferencePipeline.open(
-        artifact,
-        options=options.engine,
-        on_batch=metrics.observe_batch,
-        limits=options.pipeline,
-    )
-    writing = asyncio.create_task(_keep_page(metrics))
+    renewal = _Renewal(front, control, lifecycle)
+    front.reload = renewal.ask
+    obedience.begin(renewal)
+    writing = asyncio.create_task(_keep_page(front.metrics))
     try:
-        async with ends_if_stalled(pipeline, lifecycle):
-            await serve_pipeline(pipeline, options, lifecycle, listener=listener, metrics=metrics)
+        async with ends_if_stalled(front, lifecycle):
+            await serve_front(
+                front,
+                lambda: front.load(artifacts, checks_answers=False),
+                lifecycle,
+                listener=listener,
+            )
     finally:
         writing.cancel()
-        metrics.keep_page()
+        front.metrics.keep_page()
         obedience.tidy_up()
-        await close_pipeline(pipeline)
+        await front.close()
 
 
 class _Obedience:
@@ -134,7 +130,8 @@ class _Obedience:
         self.has_served = False
         self._is_abandoned = False
 
-    def begin(self) -> None:
+    def begin(self, renewal: "_Renewal") -> None:
+        self._renewal = renewal
         threading.Thread(target=self._listen, name="bei-supervisor", daemon=True).start()
 
     def tidy_up(self) -> None:
@@ -148,8 +145,9 @@ class _Obedience:
     def _listen(self) -> None:
         try:
             while True:
-                self._control.recv()
-                self._loop.call_soon_threadsafe(self._lifecycle.stop)
+                word = self._control.recv()
+                do = self._lifecycle.stop if word == STOP else partial(self._renewal.hear, word)
+                self._loop.call_soon_threadsafe(do)
         except (EOFError, OSError):
             self._leave()
         except RuntimeError:
@@ -166,6 +164,59 @@ class _Obedience:
             time.sleep(self._drain_timeout_s + 3 * CLOSE_TIMEOUT_S)
         # An engine still loads or the event loop hangs, and nobody else is left to end it.
         os._exit(1)
+
+
+class _Renewal:
+    """Exchanges the engine when the supervisor says so, and asks it to when a client does."""
+
+    def __init__(self, front: Front, control: Connection, lifecycle: Lifecycle) -> None:
+        self._front = front
+        self._control = control
+        self._lifecycle = lifecycle
+        self._outcome: asyncio.Future[Outcome] | None = None
+        self._renewing: asyncio.Task[None] | None = None
+
+    async def ask(self) -> Sequence[Manifest]:
+        """Have all replicas reload, and return what they serve then; see `Reloader.reload`."""
+        if self._outcome is not None:
+            raise ReloadUnderWayError(UNDER_WAY, hint="wait for its end")
+        self._outcome = asyncio.get_running_loop().create_future()
+        try:
+            self._control.send(ReloadAsked())
+            outcome = await unless_stopped(_wait_for(self._outcome), self._lifecycle)
+        finally:
+            self._outcome = None
+        if outcome is None:
+            raise UnhealthyError("the server is shutting down")
+        if (failure := outcome.failure) is not None:
+            kind = ReloadUnderWayError if outcome.is_refused else ReloadError
+            raise kind(failure.message, hint=failure.hint)
+        return outcome.manifests
+
+    def hear(self, word: Renew | Outcome) -> None:
+        """Do what the supervisor says, on the event loop's thread."""
+        if isinstance(word, Renew):
+            self._renewing = asyncio.create_task(self._renew(word))
+            return
+        if not word.is_refused:
+            self._front.metrics.reloaded("success" if word.failure is None else "failure")
+        if self._outcome is not None and not self._outcome.done():
+            self._outcome.set_result(word)
+
+    async def _renew(self, word: Renew) -> None:
+        failure = None
+        try:
+            await unless_stopped(renew(self._front, word.artifacts), self._lifecycle)
+        except Exception as error:  # noqa: BLE001 - the boundary to the supervisor
+            told = explained(error)
+            failure = Failed(told.message, told.hint)
+        # Nobody may be there to hear it any more.
+        with suppress(OSError):
+            self._control.send(Renewed(failure))
+
+
+async def _wait_for(outcome: "asyncio.Future[Outcome]") -> Outcome:
+    return await outcome
 
 
 async def _keep_page(metrics: ServerMetrics) -> None:

@@ -11,11 +11,9 @@ import signal
 import socket
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
-from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
+from multiprocessing.connection import wait
 from multiprocessing.resource_tracker import ensure_running
 from pathlib import Path
 from types import FrameType
@@ -23,30 +21,35 @@ from types import FrameType
 from beicli.artifact.directory import EngineArtifact
 from beicli.errors import ServerStartError
 from beicli.machine import available_cpus
+from beicli.server.loading import CLOSE_TIMEOUT_S
 from beicli.server.options import ServerOptions
 from beicli.server.replicas.pages import end_page
-from beicli.server.replicas.plan import Backoff, ReplicaShare, share
-from beicli.server.replicas.replica import COUNTS_NAME, STOP, Failed, Ready, run_replica
+from beicli.server.replicas.place import Replica
+from beicli.server.replicas.plan import ReplicaShare, share
+from beicli.server.replicas.reloads import Reloads
+from beicli.server.replicas.replica import COUNTS_NAME, run_replica
 from beicli.server.replicas.topology import neighbours_first
 from beicli.server.replicas.turns import OpenConnections
-from beicli.server.run import CLOSE_TIMEOUT_S, bind_socket
+from beicli.server.replicas.words import STOP, Failed, Ready, ReloadAsked, Renewed
+from beicli.server.run import bind_socket
+from beicli.server.signals import RELOAD_SIGNAL, STOP_SIGNALS, Terminal
 
 logger = logging.getLogger(__name__)
 
 _SPAWN = multiprocessing.get_context("spawn")
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS = (*STOP_SIGNALS, RELOAD_SIGNAL)
 # In memory, and there even in containers whose own files are read-only.
 _MEMORY = Path("/dev/shm")  # noqa: S108 - tempfile makes the name
 
 
 def run_replicas(
-    artifact: EngineArtifact,
+    artifacts: Sequence[EngineArtifact],
     options: ServerOptions,
     *,
     num_replicas: int,
     on_ready: Callable[[str], None],
 ) -> None:
-    """Serve `artifact` with several processes until SIGTERM or SIGINT.
+    """Serve `artifacts` with several processes until SIGTERM or SIGINT; SIGHUP reloads them.
 
     on_ready: called once with the server's URL, when every replica accepts requests.
     Raises ServerStartError if a replica does not start, or ends again and again.
@@ -62,29 +65,8 @@ def run_replicas(
         _shared_folder() as shared,
         _signals() as woken,
     ):
-        supervisor = _Supervisor(artifact, listener, shared, woken)
+        supervisor = _Supervisor(artifacts, listener, shared, woken)
         supervisor.run(shares, on_ready, drain_timeout_s=options.drain_timeout_s)
-
-
-@dataclass(slots=True)
-class _Replica:
-    """One place among the replicas, and the process that fills it now.
-
-    control: None while no process runs. is_ready: whether this process accepts requests.
-    starts_at: when the next process is started, on the monotonic clock.
-    """
-
-    share: ReplicaShare
-    process: SpawnProcess | None = None
-    control: Connection | None = None
-    is_ready: bool = False
-    ready_at: float = 0.0
-    starts_at: float = 0.0
-    backoff: Backoff = field(default_factory=Backoff)
-    failed: Failed | None = None
-
-    def served_s(self) -> float:
-        return time.monotonic() - self.ready_at if self.is_ready else 0.0
 
 
 class _Supervisor:
@@ -94,13 +76,18 @@ class _Supervisor:
     """
 
     def __init__(
-        self, artifact: EngineArtifact, listener: socket.socket, shared: Path, woken: socket.socket
+        self,
+        artifacts: Sequence[EngineArtifact],
+        listener: socket.socket,
+        shared: Path,
+        woken: socket.socket,
     ) -> None:
-        self._artifact = artifact
         self._listener = listener
         self._shared = shared
         self._woken = woken
-        self._replicas: list[_Replica] = []
+        self._replicas: list[Replica] = []
+        self._reloads = Reloads(artifacts, self._replicas)
+        self._terminal = Terminal()
         self._num_stops = 0
         self._was_ready = False
         self._url = ""
@@ -112,7 +99,7 @@ class _Supervisor:
         *,
         drain_timeout_s: float,
     ) -> None:
-        self._replicas = [_Replica(each) for each in shares]
+        self._replicas += [Replica(each) for each in shares]
         # Now, since starting it would unblock the signals that `_start` blocks.
         ensure_running()
         self._connections = OpenConnections.create(
@@ -135,12 +122,13 @@ class _Supervisor:
             if replica.process is None and replica.starts_at <= now:
                 self._start(replica)
 
-    def _start(self, replica: _Replica) -> None:
+    def _start(self, replica: Replica) -> None:
         ours, theirs = _SPAWN.Pipe()
         replica.control, replica.is_ready, replica.failed = ours, False, None
+        replica.is_leaving = False
         replica.process = _SPAWN.Process(
             target=run_replica,
-            args=(self._artifact, replica.share, self._listener, theirs, self._shared),
+            args=(self._reloads.artifacts, replica.share, self._listener, theirs, self._shared),
             name=f"bei-replica-{replica.share.number}",
         )
         # A new process starts with the signals blocked that are blocked here, and stays so.
@@ -151,6 +139,7 @@ class _Supervisor:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         # The replica has its own; this one would keep the pipe open when it ends.
         theirs.close()
+        self._reloads.hear_started(replica)
 
     def _next_start_s(self) -> float | None:
         waiting = [each.starts_at for each in self._replicas if each.process is None]
@@ -161,13 +150,23 @@ class _Supervisor:
         running = [each for each in self._replicas if each.process is not None]
         controls = {each.control: each for each in running if each.control is not None}
         sentinels = [each.process.sentinel for each in running if each.process is not None]
-        for source in wait([self._woken, *controls, *sentinels], timeout_s):
+        opening = [each for each in [self._reloads.opening] if each is not None]
+        for source in wait([self._woken, *opening, *controls, *sentinels], timeout_s):
             if source is self._woken:
-                self._num_stops += len(self._woken.recv(64))
+                self._hear_signals()
+            elif source in opening:
+                self._reloads.hear_opened()
             elif source in controls:
                 self._hear(controls[source])
 
-    def _hear(self, replica: _Replica) -> None:
+    def _hear_signals(self) -> None:
+        for number in self._woken.recv(64):
+            if number in STOP_SIGNALS or self._terminal.is_gone:
+                self._num_stops += 1
+            else:
+                self._reloads.ask()
+
+    def _hear(self, replica: Replica) -> None:
         assert replica.control is not None, "it just said something"
         try:
             word = replica.control.recv()
@@ -179,8 +178,13 @@ class _Supervisor:
             case Ready(url=url):
                 self._url = url
                 replica.is_ready, replica.ready_at = True, time.monotonic()
+                self._reloads.go_on()
             case Failed():
                 replica.failed = word
+            case ReloadAsked():
+                self._reloads.ask(replica)
+            case Renewed():
+                self._reloads.hear_renewed(replica, word)
 
     def _bury_ended(self) -> None:
         """Note which replicas have ended, and when they are started again."""
@@ -197,6 +201,11 @@ class _Supervisor:
             replica.process = None
             if self._num_stops:
                 continue
+            self._reloads.hear_ended(replica)
+            if replica.is_leaving:
+                # At once: it was healthy, and did as it was told.
+                replica.starts_at = time.monotonic()
+                continue
             replica.backoff = replica.backoff.after(replica.served_s())
             self._check_hope(replica, process.exitcode)
             replica.starts_at = time.monotonic() + replica.backoff.pause_s
@@ -207,7 +216,7 @@ class _Supervisor:
                 replica.backoff.pause_s,
             )
 
-    def _check_hope(self, replica: _Replica, exit_code: int | None) -> None:
+    def _check_hope(self, replica: Replica, exit_code: int | None) -> None:
         """Raise ServerStartError if starting the replica again would not help."""
         if self._was_ready and not replica.backoff.is_hopeless:
             return
@@ -243,12 +252,8 @@ class _Supervisor:
             if replica.process is not None and not replica.is_ready:
                 # It has no request to finish, and hears nothing before its engine is loaded.
                 replica.process.kill()
-            elif replica.control is not None:
-                try:
-                    replica.control.send(STOP)
-                except OSError:
-                    # It is ending by itself.
-                    continue
+            else:
+                replica.tell(STOP)
 
     def _kill(self) -> None:
         for replica in self._replicas:
@@ -268,7 +273,7 @@ def _shared_folder() -> Iterator[Path]:
 
 @contextmanager
 def _signals() -> Iterator[socket.socket]:
-    """Turn SIGINT and SIGTERM into a byte each on the socket that is given."""
+    """Turn a signal into a byte, its number, on the socket that is given."""
     reading, writing = socket.socketpair()
     with reading, writing:
         for end in (reading, writing):

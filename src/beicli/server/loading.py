@@ -1,0 +1,66 @@
+"""An engine from its directory to its first answer, and its end."""
+
+import asyncio
+import logging
+import threading
+
+from beicli.artifact.directory import EngineArtifact, read_manifest
+from beicli.errors import ArtifactError, EngineError, ServerStartError
+from beicli.pipeline.apart import run_apart
+from beicli.pipeline.pipeline import InferencePipeline
+from beicli.server.metrics import ServerMetrics
+from beicli.server.options import ServerOptions
+
+logger = logging.getLogger(__name__)
+
+# For a forward pass to end, and after a drain for the last answers to be written.
+CLOSE_TIMEOUT_S = 5.0
+
+
+async def load_pipeline(
+    artifact: EngineArtifact, options: ServerOptions, metrics: ServerMetrics
+) -> InferencePipeline:
+    """Load an engine and warm it up; raises ServerStartError if that fails."""
+    pipeline = await InferencePipeline.load(
+        artifact,
+        options=options.engine,
+        on_batch=metrics.observe_batch,
+        limits=options.pipeline,
+    )
+    try:
+        await run_apart(lambda: _check_unchanged(artifact))
+        await warm_up(pipeline)
+    except BaseException:
+        await close_pipeline(pipeline)
+        raise
+    return pipeline
+
+
+def _check_unchanged(artifact: EngineArtifact) -> None:
+    """Raise ArtifactError if the directory is not the one that was verified, after it was read."""
+    if read_manifest(artifact.path) != artifact.manifest:
+        raise ArtifactError(
+            f"`{artifact.path}` was replaced after it was verified",
+            hint="reload the server with SIGHUP, or start it again",
+        )
+
+
+async def warm_up(pipeline: InferencePipeline) -> None:
+    """Compute a first time; raises ServerStartError if that fails."""
+    try:
+        await pipeline.warm_up()
+    except EngineError as error:
+        raise ServerStartError(
+            f"the engine does not warm up: {error.message}",
+            hint=error.hint or "rebuild it with `bei build`",
+        ) from error
+
+
+async def close_pipeline(pipeline: InferencePipeline) -> None:
+    """Close the pipeline, unless a forward pass holds it up for too long."""
+    # A daemon thread, unlike an executor's, does not keep the process from ending.
+    thread = threading.Thread(target=pipeline.close, name="bei-close", daemon=True)
+    thread.start()
+    await asyncio.to_thread(thread.join, CLOSE_TIMEOUT_S)
+    if thread.is_alive():
+        logger.error("a forward pass did not end within %g s; leaving it", CLOSE_TIMEOUT_S)
