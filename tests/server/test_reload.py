@@ -1,6 +1,8 @@
 """Another engine takes the place of the one that serves, and no client notices."""
 
 import asyncio
+import http.client
+import json
 import logging
 import threading
 import time
@@ -205,6 +207,32 @@ def test_whoever_is_inside_keeps_the_engine_it_came_for(
         old.gate.set()
         assert is_vector(inside.result(TIMEOUT_S), 0)
 
+    wait_until(lambda: old.is_closed)
+
+
+def test_a_body_that_is_still_arriving_is_answered_by_the_engine_it_came_for(
+    engines: Engines, server: ReloadableServer
+) -> None:
+    (old,) = engines.loaded
+    body = json.dumps(BODY).encode()
+    connection = http.client.HTTPConnection(server.url.removeprefix("http://"), timeout=TIMEOUT_S)
+    connection.putrequest("POST", "/v1/embeddings")
+    connection.putheader("content-type", "application/json")
+    connection.putheader("content-length", str(len(body)))
+    connection.endheaders(body[:5])
+    # The server reads on one connection what was sent before it is asked on another, mostly.
+    time.sleep(0.2)
+    engines.point_to(engines.make(1))
+    assert server.reload().status_code == 200
+
+    assert not old.is_closed
+    connection.send(body[5:])
+    answer = connection.getresponse()
+
+    found = json.loads(answer.read())
+    assert answer.status == 200, found
+    assert is_vector(np.array(found["data"][0]["embedding"], np.float32), 0)
+    connection.close()
     wait_until(lambda: old.is_closed)
 
 

@@ -143,6 +143,10 @@ def test_a_replica_that_starts_anew_serves_what_the_others_do(
 
         # A replica that could not start waits a little before it tries again.
         wait_until(lambda: all(embed(url) != before for _ in range(8)))
+        process.terminate()
+        assert process.stderr is not None
+        # The old directory is still there where a link was switched.
+        assert ("was replaced after it was verified" in process.stderr.read()) is not is_link
 
 
 def metrics(url: str) -> str:
