@@ -1,15 +1,18 @@
 """Clients that send too much, too slowly, or too deep, and more of them than the server takes."""
 
+import asyncio
 import socket
 import time
-from contextlib import ExitStack
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager
 
 import httpx2
 import pytest
+from starlette.types import Receive, Scope, Send
 from tests.server.fakes import TIMEOUT_S, ask, live_server
 from tests.server.test_run import EMBEDDINGS, HEAD, connected, is_closed, read_response, request
 
-from beicli.server.connections import MAX_HEAD_BYTES
+from beicli.server.connections import MAX_HEAD_BYTES, Connections
 from beicli.server.options import ServerOptions
 
 SHORT = ServerOptions(max_input_characters=20)
@@ -160,6 +163,58 @@ def test_a_server_at_its_limit_of_connections_stops_as_any_other() -> None:
 
             assert server.join(timeout_s=2)
         assert is_closed(waiting)
+
+
+LONG_ANSWER = 32_000_000
+
+
+async def answer_at_length(_scope: Scope, _receive: Receive, send: Send) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": bytes(LONG_ANSWER)})
+
+
+@asynccontextmanager
+async def asking_at_length() -> AsyncIterator[tuple[Connections, asyncio.StreamReader]]:
+    listener = socket.create_server(("127.0.0.1", 0))
+    connections = Connections.accept(answer_at_length, listener)
+    reader, writer = await asyncio.open_connection(*listener.getsockname(), limit=1)
+    writer.write(b"GET / HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n")
+    try:
+        async with asyncio.timeout(TIMEOUT_S):
+            yield connections, reader
+    finally:
+        writer.close()
+        await connections.abort()
+
+
+def test_a_client_that_reads_nothing_of_its_answer_is_cut(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("beicli.server.gathering.STALL_TIMEOUT_S", 0.1)
+
+    async def wait() -> None:
+        async with asking_at_length() as (connections, _):
+            for wanted in (1, 0):
+                while len(connections._open) != wanted:  # noqa: ASYNC110 - it sets no event
+                    await asyncio.sleep(0.01)
+
+    asyncio.run(wait())
+
+    assert caplog.records == []
+
+
+def test_a_client_that_reads_slowly_gets_its_whole_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("beicli.server.gathering.STALL_TIMEOUT_S", 0.2)
+
+    async def read() -> int:
+        num_read = 0
+        async with asking_at_length() as (_, reader):
+            while received := await reader.read(1_000_000):
+                num_read += len(received)
+                await asyncio.sleep(0.02)
+        return num_read
+
+    assert asyncio.run(read()) > LONG_ANSWER
 
 
 def nested(depth: int) -> dict[str, bytes]:

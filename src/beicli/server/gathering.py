@@ -9,6 +9,8 @@ from typing import Any, cast
 
 # Longer parts are not worth a copy.
 MAX_GATHERED_BYTES = 64 * 1024
+# A client that takes nothing of its answer for so long is cut: until then it keeps its place.
+STALL_TIMEOUT_S = 120.0
 
 
 class GatheringWriter:
@@ -39,8 +41,25 @@ class GatheringWriter:
         self._num_bytes += len(data)
 
     async def drain(self) -> None:
-        """Wait while the client reads too slowly for what was sent so far."""
-        await self._writer.drain()
+        """Wait while the client reads too slowly for what was sent so far.
+
+        Cuts it, and raises ConnectionAbortedError, once it reads nothing any more.
+        """
+        transport = self._writer.transport
+        num_left = transport.get_write_buffer_size()
+        if num_left == 0:
+            await self._writer.drain()
+            return
+        while True:
+            try:
+                async with asyncio.timeout(STALL_TIMEOUT_S):
+                    await self._writer.drain()
+                return
+            except TimeoutError:
+                num_before, num_left = num_left, transport.get_write_buffer_size()
+                if num_left >= num_before:
+                    transport.abort()
+                    raise ConnectionAbortedError("the client reads nothing") from None
 
     def write_eof(self) -> None:
         """Say that nothing follows."""
