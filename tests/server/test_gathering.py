@@ -24,6 +24,9 @@ class RecordingWriter:
         self.transport = RecordingTransport()
         self.events: list[object] = []
 
+    def get_extra_info(self, name: str) -> None:
+        return None
+
     def write(self, data: bytes) -> None:
         self.events.append(bytes(data))
 

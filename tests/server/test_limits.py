@@ -5,15 +5,18 @@ import socket
 import time
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
+from pathlib import Path
 
 import httpx2
 import pytest
 from starlette.types import Receive, Scope, Send
+from tests.server.certificates import make_certificate, trusting
 from tests.server.fakes import TIMEOUT_S, ask, live_server
 from tests.server.test_run import EMBEDDINGS, HEAD, connected, is_closed, read_response, request
 
 from beicli.server.connections import MAX_HEAD_BYTES, Connections
-from beicli.server.options import ServerOptions
+from beicli.server.options import ServerOptions, TlsFiles
+from beicli.server.tls import make_tls_context
 
 SHORT = ServerOptions(max_input_characters=20)
 
@@ -174,10 +177,15 @@ async def answer_at_length(_scope: Scope, _receive: Receive, send: Send) -> None
 
 
 @asynccontextmanager
-async def asking_at_length() -> AsyncIterator[tuple[Connections, asyncio.StreamReader]]:
+async def asking_at_length(
+    files: TlsFiles | None = None,
+) -> AsyncIterator[tuple[Connections, asyncio.StreamReader]]:
+    """Ask for an answer that is longer than what lies between server and client can hold."""
     listener = socket.create_server(("127.0.0.1", 0))
-    connections = Connections.accept(answer_at_length, listener)
-    reader, writer = await asyncio.open_connection(*listener.getsockname(), limit=1)
+    address = listener.getsockname()
+    ours, theirs = (make_tls_context(files), trusting(files)) if files else (None, None)
+    connections = Connections.accept(answer_at_length, listener, tls=ours)
+    reader, writer = await asyncio.open_connection(*address, limit=1, ssl=theirs)
     writer.write(b"GET / HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n")
     try:
         async with asyncio.timeout(TIMEOUT_S):
@@ -187,13 +195,18 @@ async def asking_at_length() -> AsyncIterator[tuple[Connections, asyncio.StreamR
         await connections.abort()
 
 
+@pytest.mark.parametrize("is_encrypted", [False, True])
 def test_a_client_that_reads_nothing_of_its_answer_is_cut(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    is_encrypted: bool,  # noqa: FBT001 - pytest's way
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path,
 ) -> None:
     monkeypatch.setattr("beicli.server.gathering.STALL_TIMEOUT_S", 0.1)
+    files = make_certificate(tmp_path) if is_encrypted else None
 
     async def wait() -> None:
-        async with asking_at_length() as (connections, _):
+        async with asking_at_length(files) as (connections, _):
             for wanted in (1, 0):
                 while len(connections._open) != wanted:  # noqa: ASYNC110 - it sets no event
                     await asyncio.sleep(0.01)
@@ -203,12 +216,19 @@ def test_a_client_that_reads_nothing_of_its_answer_is_cut(
     assert caplog.records == []
 
 
-def test_a_client_that_reads_slowly_gets_its_whole_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("is_encrypted", [False, True])
+def test_a_client_that_reads_slowly_gets_its_whole_answer(
+    is_encrypted: bool,  # noqa: FBT001 - pytest's way
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
     monkeypatch.setattr("beicli.server.gathering.STALL_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("beicli.server.acceptor.TLS_SHUTDOWN_TIMEOUT_S", 0.3)
+    files = make_certificate(tmp_path) if is_encrypted else None
 
     async def read() -> int:
         num_read = 0
-        async with asking_at_length() as (_, reader):
+        async with asking_at_length(files) as (_, reader):
             while received := await reader.read(1_000_000):
                 num_read += len(received)
                 await asyncio.sleep(0.02)

@@ -23,7 +23,7 @@ PATIENCE_S = 0.05
 RETRY_S = 1.0
 # From the connection to the end of the handshake; and for a client's goodbye, which many never say.
 TLS_HANDSHAKE_TIMEOUT_S = 10.0
-TLS_SHUTDOWN_TIMEOUT_S = 3.0
+TLS_SHUTDOWN_TIMEOUT_S = 10.0
 # A server at its limit is so at every connection that comes.
 TELL_AGAIN_S = 60.0
 

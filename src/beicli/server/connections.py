@@ -9,7 +9,6 @@ import asyncio
 import logging
 import socket
 import ssl
-from contextlib import suppress
 from http import HTTPStatus
 from typing import Self
 
@@ -160,9 +159,7 @@ class Connections:
         assert task is not None, "asyncio serves a connection in a task"
         self._open[task] = writer
         try:
-            # What TLS says of a client that leaves, or does not, without the goodbye agreed on.
-            with suppress(OSError):
-                await _Connection(self._app, self._config, self._context, reader, writer)
+            await _Connection(self._app, self._config, self._context, reader, writer)
         except asyncio.CancelledError:
             # Cut by `abort`: asyncio 3.11 would log it as an error.
             if not self._is_aborted:

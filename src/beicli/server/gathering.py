@@ -5,6 +5,8 @@ sent by itself, and the client woken twice.
 """
 
 import asyncio
+import ssl
+from contextlib import suppress
 from typing import Any, cast
 
 # Longer parts are not worth a copy.
@@ -21,6 +23,13 @@ class GatheringWriter:
         self._loop = asyncio.get_running_loop()
         self._parts: list[bytes] = []
         self._num_bytes = 0
+        # In one piece a long part would be encrypted and handed on as a whole: nobody would wait
+        # for the client, and the connection might be closed under it. So `drain` sends it.
+        self._is_encrypted = writer.get_extra_info("ssl_object") is not None
+        self._long = memoryview(b"")
+        if self._is_encrypted:
+            # Half a megabyte otherwise, which would have to go while the client says goodbye.
+            writer.transport.set_write_buffer_limits(high=MAX_GATHERED_BYTES)
 
     @classmethod
     def around(cls, writer: asyncio.StreamWriter) -> asyncio.StreamWriter:
@@ -33,7 +42,10 @@ class GatheringWriter:
             return
         if self._num_bytes + len(data) > MAX_GATHERED_BYTES:
             self._flush()
-            self._writer.write(data)
+            if self._is_encrypted:
+                self._long = memoryview(data)
+            else:
+                self._writer.write(data)
             return
         if not self._parts:
             self._loop.call_soon(self._flush)
@@ -45,6 +57,13 @@ class GatheringWriter:
 
         Cuts it, and raises ConnectionAbortedError, once it reads nothing any more.
         """
+        long, self._long = self._long, memoryview(b"")
+        for start in range(0, len(long), MAX_GATHERED_BYTES):
+            self._writer.write(long[start : start + MAX_GATHERED_BYTES])
+            await self._drain()
+        await self._drain()
+
+    async def _drain(self) -> None:
         transport = self._writer.transport
         num_left = transport.get_write_buffer_size()
         if num_left == 0:
@@ -73,7 +92,9 @@ class GatheringWriter:
 
     async def wait_closed(self) -> None:
         """Wait until the connection is closed."""
-        await self._writer.wait_closed()
+        # Clients that say no goodbye of TLS, or another one, have left all the same.
+        with suppress(TimeoutError, ssl.SSLError):
+            await self._writer.wait_closed()
 
     def get_extra_info(self, name: str) -> Any:
         """Return what is known of the transport."""
