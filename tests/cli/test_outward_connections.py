@@ -90,6 +90,11 @@ def test_the_guard_speaks_for_a_process_that_nobody_waits_for() -> None:
     assert without_connections.TRACE in done.stderr
 
 
+def test_the_tests_themselves_report_nothing() -> None:
+    assert "openvino" in sys.modules
+    assert sys.modules["openvino_telemetry"] is None
+
+
 @pytest.mark.parametrize("replicas", [1, 2])
 def test_serving_connects_to_nobody(tmp_path: Path, replicas: int) -> None:
     engine = make_artifact(tmp_path / "engine").path
