@@ -175,6 +175,30 @@ def test_not_a_number_is_an_error_and_not_an_answer() -> None:
     run(FakeEngine(num_slots=1), scenario)
 
 
+class SpoiltBatches(FakeEngine):
+    """Of a batch that holds one number too large every row is spoilt."""
+
+    def forward(self, batch: Batch) -> EngineOutput:
+        output = super().forward(batch)
+        assert output.pooled is not None
+        if np.isnan(output.pooled).any():
+            output.pooled[:] = np.nan
+        return output
+
+
+def test_an_input_that_spoils_its_whole_batch_fails_alone() -> None:
+    async def scenario(scheduler: BatchScheduler) -> None:
+        good = [first_values(scheduler, [ids(i)]) for i in range(7)]
+        answers = await asyncio.gather(
+            *good, scheduler.submit([ids(NOT_A_NUMBER)]), return_exceptions=True
+        )
+        assert answers[:7] == [[i] for i in range(7)]
+        assert isinstance(answers[7], EngineError)
+        assert "not finite" in answers[7].message
+
+    run(SpoiltBatches(num_slots=1), scenario)
+
+
 def test_a_cancelled_request_is_taken_out_of_the_queue() -> None:
     engine = FakeEngine(num_slots=1)
     engine.gate.clear()

@@ -3,7 +3,7 @@
 import numpy as np
 
 from beicli.engine.batch import Batch, EngineOutput, Float32
-from beicli.scheduler.requests import NotFiniteError, Work
+from beicli.scheduler.requests import Work
 
 
 def rows_of(work: list[Work], batch: Batch, output: EngineOutput) -> list[Float32]:
@@ -25,14 +25,12 @@ def rows_of(work: list[Work], batch: Batch, output: EngineOutput) -> list[Float3
     return rows
 
 
-def fail_what_is_not_finite(work: list[Work], output: EngineOutput) -> None:
-    """Fail the work whose row, which it has already, holds infinities or what is no number."""
+def not_finite(work: list[Work], output: EngineOutput) -> list[Work]:
+    """Return the work whose row, which it has already, holds infinities or what is no number."""
     # All at once, as it is nearly always in vain.
     if all(np.isfinite(values).all() for values in _given(output)):
-        return
-    for item in work:
-        if item.row is None or not np.isfinite(item.row).all():
-            item.failure = NotFiniteError()
+        return []
+    return [item for item in work if item.row is None or not np.isfinite(item.row).all()]
 
 
 def _given(output: EngineOutput) -> list[Float32]:

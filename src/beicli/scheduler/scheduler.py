@@ -20,9 +20,9 @@ from beicli.errors import EngineLostError, UnhealthyError
 from beicli.scheduler.admission import AdmissionLimits, QueueState, check_deadline, check_limits
 from beicli.scheduler.cost import CostModel, Workload
 from beicli.scheduler.lanes import Lanes
-from beicli.scheduler.outputs import fail_what_is_not_finite, rows_of
+from beicli.scheduler.outputs import not_finite, rows_of
 from beicli.scheduler.queue import BatchLimits
-from beicli.scheduler.requests import Request, Requests, Work
+from beicli.scheduler.requests import NotFiniteError, Request, Requests, Work
 from beicli.scheduler.slots import SlotTimes
 from beicli.scheduler.terms import NO_TERMS, Priority, Terms
 
@@ -304,7 +304,10 @@ class BatchScheduler:
         self._last_forward_at = time.monotonic()
         for item, row in zip(work, rows, strict=True):
             item.row = row
-        fail_what_is_not_finite(work, output)
+        if bad := not_finite(work, output):
+            # With several, one of them may have spoilt the others.
+            self._split_or_fail(bad, NotFiniteError("the numbers are not finite"))
+            return False
         return True
 
     def _split_or_fail(self, work: list[Work], error: Exception) -> None:

@@ -19,7 +19,7 @@ from beicli.engine.load import load_engine
 from beicli.pipeline import loaded_engine
 from beicli.server import run
 from beicli.server.options import ServerOptions
-from beicli.server.replicas import heartbeat
+from beicli.server.replicas import beats, heartbeat
 from beicli.server.replicas.supervisor import run_replicas
 
 # The text `w2999` makes a forward pass hang for as long as anybody waits.
@@ -27,6 +27,8 @@ HANGING_WORD = 2999
 # So that there are requests in flight at any moment.
 FORWARD_S = 0.005
 STALL_LIMIT_S = 1.0
+# A loop turns even on a machine that does much else.
+SILENCE_LIMIT_S = 4.0
 
 
 @dataclass
@@ -46,6 +48,8 @@ class FaultyEngine:
 loaded_engine.load_engine = lambda artifact, options: FaultyEngine(load_engine(artifact, options))
 heartbeat.STALL_LIMIT_S = STALL_LIMIT_S
 heartbeat.CHECK_INTERVAL_S = 0.1
+beats.SILENCE_LIMIT_S = SILENCE_LIMIT_S
+beats.CHECK_INTERVAL_S = 0.2
 # Nobody waits for long for a forward pass that never ends.
 run.CLOSE_TIMEOUT_S = 0.5
 

@@ -160,6 +160,22 @@ def test_a_replica_whose_engine_hangs_is_replaced_while_the_other_serves(
     assert {status for status, _ in clients.wrong} <= {503}
 
 
+def test_a_replica_that_stands_still_is_replaced_while_the_other_serves(
+    server: RunningServer, clients: Clients
+) -> None:
+    victim, other = replicas_of(server.process.pid)
+    num_held = num_connections(victim, server)
+
+    os.kill(victim, signal.SIGSTOP)
+
+    wait_until(lambda: not is_alive(victim) and len(replicas_of(server.process.pid)) == 2)
+    clients.wait_for_more()
+    clients.stop()
+    assert clients.wrong == []
+    assert clients.num_lost <= num_held
+    assert other in replicas_of(server.process.pid)
+
+
 def test_replicas_that_can_write_no_file_go_on_serving(
     server: RunningServer, clients: Clients
 ) -> None:

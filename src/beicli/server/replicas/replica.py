@@ -28,6 +28,7 @@ from beicli.server.lifecycle import Lifecycle, unless_stopped
 from beicli.server.loading import CLOSE_TIMEOUT_S
 from beicli.server.metrics import ServerMetrics
 from beicli.server.reload import UNDER_WAY, explained, renew
+from beicli.server.replicas.beats import BEATS_NAME, Beats
 from beicli.server.replicas.heartbeat import ends_if_stalled
 from beicli.server.replicas.pages import MetricsPages
 from beicli.server.replicas.plan import ReplicaShare
@@ -84,6 +85,7 @@ async def _serve(
     num_engines = len(artifacts)
     metrics = metrics_of(num_engines, MetricsPages(shared, share.number))
     front = Front(options, metrics, num_engines=num_engines)
+    beats = Beats(shared / BEATS_NAME, num_replicas=options.num_replicas)
     counts = OpenConnections(shared / COUNTS_NAME, num_replicas=options.num_replicas)
 
     def announce(url: str) -> None:
@@ -98,6 +100,7 @@ async def _serve(
     front.reload = renewal.ask
     obedience.begin(renewal)
     writing = asyncio.create_task(_keep_page(front.metrics))
+    beating = asyncio.create_task(beats.keep_beating(share.number))
     try:
         async with ends_if_stalled(front, lifecycle):
             await serve_front(
@@ -108,6 +111,7 @@ async def _serve(
             )
     finally:
         writing.cancel()
+        beating.cancel()
         front.metrics.keep_page()
         obedience.tidy_up()
         await front.close()

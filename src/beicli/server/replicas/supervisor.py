@@ -23,6 +23,8 @@ from beicli.errors import ServerStartError
 from beicli.machine import available_cpus
 from beicli.server.loading import CLOSE_TIMEOUT_S
 from beicli.server.options import ServerOptions
+from beicli.server.replicas import beats
+from beicli.server.replicas.beats import Beats
 from beicli.server.replicas.pages import end_page
 from beicli.server.replicas.place import Replica
 from beicli.server.replicas.plan import ReplicaShare, share
@@ -105,10 +107,12 @@ class _Supervisor:
         self._connections = OpenConnections.create(
             self._shared / COUNTS_NAME, num_replicas=len(shares)
         )
+        self._beats = Beats.create(self._shared / beats.BEATS_NAME, num_replicas=len(shares))
         try:
             while self._num_stops == 0:
                 self._start_due()
-                self._wait(self._next_start_s())
+                self._wait(min(self._next_start_s(), beats.CHECK_INTERVAL_S))
+                self._end_silent()
                 self._bury_ended()
                 if not self._was_ready and all(each.is_ready for each in self._replicas):
                     self._was_ready = True
@@ -141,9 +145,24 @@ class _Supervisor:
         theirs.close()
         self._reloads.hear_started(replica)
 
-    def _next_start_s(self) -> float | None:
+    def _next_start_s(self) -> float:
         waiting = [each.starts_at for each in self._replicas if each.process is None]
-        return max(min(waiting) - time.monotonic(), 0.0) if waiting else None
+        return max(min(waiting, default=float("inf")) - time.monotonic(), 0.0)
+
+    def _end_silent(self) -> None:
+        """End replicas whose event loop hangs; what they are told they would not hear."""
+        for replica in self._replicas:
+            if replica.process is None or not replica.is_ready:
+                continue
+            if self._beats.silent_for_s(replica.share.number) >= beats.SILENCE_LIMIT_S:
+                logger.error(
+                    "replica %d does nothing for over %g s; killing it",
+                    replica.share.number,
+                    beats.SILENCE_LIMIT_S,
+                )
+                replica.process.kill()
+                # So that it is buried now, and killed once.
+                replica.process.join()
 
     def _wait(self, timeout_s: float | None) -> None:
         """Wait for a signal, for a word of a replica or for the end of one."""
@@ -178,6 +197,7 @@ class _Supervisor:
             case Ready(url=url):
                 self._url = url
                 replica.is_ready, replica.ready_at = True, time.monotonic()
+                self._beats.beat(replica.share.number)
                 self._reloads.go_on()
             case Failed():
                 replica.failed = word
