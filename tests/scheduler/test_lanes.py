@@ -107,6 +107,15 @@ def test_a_query_goes_before_a_corpus_that_came_first() -> None:
     assert {entry.priority for entry in lanes.take_batch()} == {BULK}
 
 
+def test_batches_are_shorter_while_both_wait() -> None:
+    lanes = filled(*[(BULK, 32)] * 20, *[(INTERACTIVE, 32)] * 2)
+
+    sizes = [len(lanes.take_batch()) for _ in range(3)]
+
+    # Two of 64 tokens for the queries, then bulk work has batches of 128 again.
+    assert sizes == [2, 4, 4]
+
+
 def test_bulk_work_alone_earns_no_credit_to_use_later() -> None:
     lanes = filled(*[(BULK, 128)] * 100)
     for _ in range(50):

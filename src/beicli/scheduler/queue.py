@@ -107,17 +107,20 @@ class SequenceQueue(Generic[E]):
         self._waiting.extend(entries)
         self._count(entries, 1)
 
-    def take_batch(self, *, num_free_slots: int = 1, now: float = float("-inf")) -> list[E]:
+    def take_batch(
+        self, *, num_free_slots: int = 1, now: float = float("-inf"), part: int = 1
+    ) -> list[E]:
         """Remove and return the next batch; empty only when nobody waits.
 
         num_free_slots: slots that could take a batch now, the asking one included. A short queue
         is shared among them, so one request alone on the machine uses all of it.
         now: what had to start before is set aside for `take_expired`.
+        part: cut the batch at this part of the preferred size.
         """
         window = self._take_window(now)
         if not window:
             return []
-        budget = self._budget(window, num_free_slots)
+        budget = self._budget(window, num_free_slots, part)
         taken = self._neighbours_of_oldest(window, budget)
         taken_ids = set(map(id, taken))
         self._waiting.extendleft(e for e in reversed(window) if id(e) not in taken_ids)
@@ -150,11 +153,12 @@ class SequenceQueue(Generic[E]):
             remaining -= entry.num_tokens
         return window
 
-    def _budget(self, window: list[E], num_free_slots: int) -> int:
+    def _budget(self, window: list[E], num_free_slots: int, part: int) -> int:
         limits = self._limits
         num_tokens = sum(entry.num_tokens for entry in window)
         share = max(-(-num_tokens // max(num_free_slots, 1)), MIN_SPLIT_NUM_TOKENS)
-        return min(limits.preferred_num_tokens, limits.max_num_tokens, share)
+        preferred = max(limits.preferred_num_tokens // part, 1)
+        return min(preferred, limits.max_num_tokens, share)
 
     def _neighbours_of_oldest(self, window: list[E], budget: int) -> list[E]:
         """Grow a range of `window`, sorted by length, around its oldest entry.
