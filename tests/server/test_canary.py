@@ -30,7 +30,7 @@ from beicli.artifact.names import GOLDEN_NAME, REPORT_NAME
 from beicli.artifact.report import ScoreReport, VectorReport, dump_report
 from beicli.engine.batch import Batch, EngineOutput
 from beicli.engine.options import EngineOptions
-from beicli.errors import UnhealthyError
+from beicli.errors import BeiError, OverloadedError, UnhealthyError
 from beicli.model.spec import Task
 from beicli.pipeline.loaded_engine import PipelineLimits
 from beicli.server.app import create_app
@@ -370,10 +370,11 @@ def test_no_canary_runs_where_it_is_switched_off(tmp_path: Path) -> None:
         assert "canary" not in httpx2.get(f"{server.url}/metrics").text
 
 
-def test_a_server_that_stops_has_not_failed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("reason", [UnhealthyError("shutting down"), OverloadedError("full")])
+def test_a_server_that_stops_or_is_full_has_not_failed(tmp_path: Path, reason: BeiError) -> None:
     async def scenario(server: Watched) -> None:
         async def closing(samples: object) -> list[Float32]:
-            raise UnhealthyError("the server is shutting down")
+            raise reason
 
         server.canary._pipeline.outputs = closing  # type: ignore[method-assign,assignment]
         await server.canary.check()

@@ -5,6 +5,7 @@ clock, no lock, no event loop.
 """
 
 import math
+import sys
 from dataclasses import dataclass
 
 from beicli.errors import (
@@ -22,16 +23,16 @@ MESSAGE = "Model is overloaded"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdmissionLimits:
-    """How much may wait; a request is never refused for being large where nothing waits.
+    """How much may wait, anything unless it is said; where nothing waits, nothing is too large.
 
     max_wait_s: until a new request would be begun, as estimated; not judged while nobody knows.
     max_interactive_wait_s: the same of what is interactive; None for the same limit.
     max_waiting_tokens: of all requests, special tokens and padding to a step of length included.
     """
 
-    max_wait_s: float = 120.0
+    max_wait_s: float = math.inf
     max_interactive_wait_s: float | None = None
-    max_waiting_tokens: int = 16_000_000
+    max_waiting_tokens: int = sys.maxsize
 
     def max_wait_of(self, priority: Priority) -> float:
         """Return how long a request of this priority may wait, in seconds."""

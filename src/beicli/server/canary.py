@@ -18,7 +18,7 @@ from beicli.artifact.accuracy import compare_golden
 from beicli.artifact.golden import Float32, Sample, read_golden
 from beicli.artifact.names import GOLDEN_NAME, REPORT_NAME
 from beicli.artifact.report import AccuracyReport, VectorReport, parse_report
-from beicli.errors import ArtifactError, BeiError, UnhealthyError
+from beicli.errors import ArtifactError, BeiError, OverloadedError, UnhealthyError
 from beicli.model.spec import Task
 from beicli.pipeline.pipeline import InferencePipeline
 from beicli.server.options import ServerOptions
@@ -89,8 +89,8 @@ class Canary:
         value, problem, bug = math.nan, None, None
         try:
             report = await self._compare()
-        except UnhealthyError:
-            # The server stops, or its engine is lost, which others tell.
+        except (UnhealthyError, OverloadedError):
+            # The server stops, or its engine is lost, which others tell; or too much waits.
             return
         except BeiError as error:
             problem = f"the golden inputs cannot be computed: {error.message}"

@@ -6,6 +6,7 @@ from typing import Literal
 
 from beicli.engine.options import EngineOptions
 from beicli.pipeline.loaded_engine import PipelineLimits
+from beicli.scheduler.admission import AdmissionLimits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +27,10 @@ class TlsFiles:
 
     certificate: Path
     key: Path
+
+
+# Of a server; whoever computes a file waits for it as long as it takes.
+SERVED = PipelineLimits(admission=AdmissionLimits(max_wait_s=120.0, max_waiting_tokens=16_000_000))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +73,7 @@ class ServerOptions:
     rerank_order: Literal["input", "score"] = "input"
     api_keys: tuple[str, ...] = field(default=(), repr=False)
     key_limits: KeyLimits = field(default_factory=KeyLimits)
-    pipeline: PipelineLimits = field(default_factory=PipelineLimits)
+    pipeline: PipelineLimits = SERVED
     tls: TlsFiles | None = None
     cors_origins: tuple[str, ...] = ()
     num_replicas: int = 1
