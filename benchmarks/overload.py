@@ -78,11 +78,17 @@ def main() -> None:
     parser.add_argument("--texts", type=Path, help="use these instead, one JSON string a line")
     parser.add_argument("--minutes", type=float, default=5.0)
     parser.add_argument("--peak-seconds", type=float, default=30.0)
+    parser.add_argument("--max-wait-s", default="2", help="of the server")
+    parser.add_argument("--max-interactive-wait-s", default="0.05", help="of the server")
     arguments = parser.parse_args()
     if (arguments.texts is None) == (arguments.models is None):
         parser.error("one of --models and --texts is needed")
     allow_connections(MAX_CONNECTIONS)
-    with tempfile.TemporaryDirectory() as work, serving(arguments.engine) as (url, _):
+    limits = (
+        *("--max-wait-s", arguments.max_wait_s),
+        *("--max-interactive-wait-s", arguments.max_interactive_wait_s),
+    )
+    with tempfile.TemporaryDirectory() as work, serving(arguments.engine, *limits) as (url, _):
         texts = arguments.texts or write_dataset(
             make_texts(arguments.models / "lee50"), Path(work) / "texts.jsonl"
         )
