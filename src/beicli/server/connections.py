@@ -16,11 +16,14 @@ from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.asyncio.tcp_server import MAX_RECV, TCPServer
 from hypercorn.config import Config
 from hypercorn.events import Closed, RawData
+from hypercorn.protocol.h2 import H2Protocol
 from hypercorn.protocol.h11 import H11Protocol
 from starlette.types import ASGIApp
 
+from beicli.server import gathering
 from beicli.server.acceptor import Acceptor
 from beicli.server.gathering import GatheringWriter
+from beicli.server.http2 import Http2Watch
 from beicli.server.idle import IdleContext, IdleTimer
 from beicli.server.replicas.turns import Turns
 
@@ -36,6 +39,8 @@ KEEP_ALIVE_TIMEOUT_S = 75.0
 # means it.
 HEAD_TIMEOUT_S = 30.0
 MAX_HEAD_BYTES = 16 * 1024
+# For what is cut to end.
+ABORT_TIMEOUT_S = 5.0
 
 
 class _Connection(TCPServer):
@@ -58,14 +63,26 @@ class _Connection(TCPServer):
         super().__init__(app, loop, config, context, {}, reader, gathering)
         self.idle_task = IdleTimer(context, self._close_idle, timeout_s=config.keep_alive_timeout)
         self._is_ended = False
+        self._http2: Http2Watch | None = None
 
     async def _close_idle(self) -> None:
         self._is_ended = True
         await self._initiate_server_close()
 
     async def _read_data(self) -> None:
-        # Hypercorn's own loop, but for two things. What came in the moment of the end is not begun:
-        # it would be computed, and counted as answered, on a connection that is closed.
+        try:
+            await self._read_to_the_end()
+            await self.protocol.handle(Closed())
+        finally:
+            # Also where something broke: the other requests of this connection end by it.
+            if self._http2 is not None:
+                await self._http2.end()
+        self.idle_task.end()
+
+    async def _read_to_the_end(self) -> None:
+        # Hypercorn's own loop, but for what is watched. What came in the moment of the end is not
+        # begun: it would be computed, and counted as answered, on a connection that is closed.
+        self._meet_http2()
         while not self.reader.at_eof():
             try:
                 data = await self.reader.read(MAX_RECV)
@@ -74,9 +91,15 @@ class _Connection(TCPServer):
             if self._is_ended:
                 break
             await self.protocol.handle(RawData(data))
+            self._meet_http2()
             await self._watch_idle()
-        await self.protocol.handle(Closed())
-        self.idle_task.end()
+
+    def _meet_http2(self) -> None:
+        """Look after HTTP/2 once it is spoken, from the start or after an upgrade."""
+        protocol = self.protocol.protocol
+        if self._http2 is None and isinstance(protocol, H2Protocol):
+            cut = self.writer.transport.abort
+            self._http2 = Http2Watch(protocol, cut, stall_timeout_s=gathering.STALL_TIMEOUT_S)
 
     async def _watch_idle(self) -> None:
         """See to it that a client is not waited for too long, in what hypercorn leaves open."""
@@ -152,7 +175,8 @@ class Connections:
             writer.transport.abort()
             task.cancel()
         if self._open:
-            await asyncio.wait(self._open)
+            # What does not end by being cut twice is a bug of somebody's, and holds nobody up.
+            await asyncio.wait(self._open, timeout=ABORT_TIMEOUT_S)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()

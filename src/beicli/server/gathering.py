@@ -31,6 +31,10 @@ class GatheringWriter:
             # Half a megabyte otherwise, which would have to go while the client says goodbye.
             writer.transport.set_write_buffer_limits(high=MAX_GATHERED_BYTES)
 
+    @property
+    def transport(self) -> asyncio.WriteTransport:
+        return self._writer.transport
+
     @classmethod
     def around(cls, writer: asyncio.StreamWriter) -> asyncio.StreamWriter:
         """Return `writer` with its parts gathered."""
@@ -86,9 +90,24 @@ class GatheringWriter:
         self._writer.write_eof()
 
     def close(self) -> None:
-        """Close the connection when everything is sent."""
+        """Close the connection when everything is sent; cut a client that takes nothing of it."""
         self._flush()
         self._writer.close()
+        self._watch_rest(_num_unsent(self._writer.transport))
+
+    def _watch_rest(self, num_bytes: int) -> None:
+        """Look later whether less is left than `num_bytes`."""
+        transport = self._writer.transport
+
+        def look() -> None:
+            num_left = _num_unsent(transport)
+            if num_left >= num_bytes:
+                transport.abort()
+            else:
+                self._watch_rest(num_left)
+
+        if num_bytes:
+            self._loop.call_later(STALL_TIMEOUT_S, look)
 
     async def wait_closed(self) -> None:
         """Wait until the connection is closed."""
@@ -105,3 +124,12 @@ class GatheringWriter:
         # The connection may have been cut meanwhile, and then nobody reads this.
         if parts and not self._writer.transport.is_closing():
             self._writer.write(b"".join(parts))
+
+
+def _num_unsent(transport: asyncio.WriteTransport) -> int:
+    """Return how many bytes wait to be sent; none once the connection is gone."""
+    try:
+        return transport.get_write_buffer_size()
+    except AttributeError:
+        # asyncio's transport of TLS has let go of what it would ask.
+        return 0

@@ -86,9 +86,13 @@ class IdleTimer(AsyncioSingleTask):
         self._is_hastened = True
         self._timer.cancel()
 
+        async def give_up_unless_busy() -> None:
+            if not self._is_busy:
+                await give_up()
+
         def expire() -> None:
             self._cancel()
-            self._task_group.spawn(give_up)
+            self._task_group.spawn(give_up_unless_busy)
 
         self._timer = asyncio.get_running_loop().call_later(timeout_s, expire)
 
