@@ -145,6 +145,20 @@ def test_new_work_waits_for_its_own_kind_and_bulk_for_everything() -> None:
     assert lanes.work_ahead_of(BULK) == (Workload(210, 20_100, 3), 1.0)
 
 
+def test_bulk_work_is_known_to_wait_for_queries_that_are_still_to_come() -> None:
+    lanes = filled(*[(BULK, 128)] * 200)
+    for _ in range(60):
+        lanes.push([Entry(INTERACTIVE, 64)], INTERACTIVE)
+        lanes.take_batch()
+
+    _, share = lanes.work_ahead_of(BULK)
+    assert BULK_SHARE <= share < 0.5
+    for _ in range(120):
+        lanes.take_batch()
+    # Without queries for a while it has the slots to itself again.
+    assert lanes.work_ahead_of(BULK)[1] > 0.7
+
+
 def test_without_bulk_work_queries_have_the_slots_to_themselves() -> None:
     assert filled((INTERACTIVE, 10)).work_ahead_of(INTERACTIVE) == (Workload(10, 100, 1), 1.0)
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from beicli.engine.batch import TokenSequence
-from beicli.errors import DeadlineExceededError, EngineError
+from beicli.errors import DeadlineExceededError, EngineError, UnhealthyError
 from beicli.scheduler.requests import NotFiniteError, Request, Requests, Work
 from beicli.scheduler.terms import Priority
 
@@ -247,6 +247,22 @@ def test_only_those_whose_time_is_over_are_told_so() -> None:
         assert not patient.request.done.done()
         happening.finish_all()
         assert patient.request.done.exception() is None
+
+
+def test_work_that_cannot_be_queued_leaves_nobody_waiting() -> None:
+    with world() as happening:
+        document = happening.join([[1]], priority=Priority.BULK)
+        queued = len(happening.queue)
+        query = happening.join([[1], [2]])
+        # It took the place of the documents' work, and the server closes.
+        refused = happening.queue[queued:]
+
+        happening.requests.abandon(refused, UnhealthyError("closing"))
+
+        for asked in (document, query):
+            assert isinstance(asked.request.done.exception(), UnhealthyError)
+        assert all(work.cancelled for work in refused)
+        assert len(happening.join([[1]]).request.work[0].waiters) == 1
 
 
 def test_tokens_and_types_make_a_difference() -> None:

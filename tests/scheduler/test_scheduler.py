@@ -18,7 +18,7 @@ from beicli.errors import (
     UnhealthyError,
 )
 from beicli.scheduler.admission import AdmissionLimits
-from beicli.scheduler.cost import MIN_OBSERVED_BATCHES, REFIT_AFTER_BATCHES
+from beicli.scheduler.cost import MIN_OBSERVED_BATCHES, REFIT_AFTER_BATCHES, Workload
 from beicli.scheduler.queue import BatchLimits
 from beicli.scheduler.scheduler import BatchScheduler, FinishedBatch, ForwardResult
 from beicli.scheduler.terms import Priority, Terms
@@ -501,6 +501,23 @@ def test_a_deadline_that_the_queue_cannot_keep_is_refused_at_once() -> None:
         await until(lambda: scheduler.num_waiting == 60)
         engine.gate.set()
         await asyncio.gather(*tasks, later)
+
+    run(engine, scenario)
+
+
+def test_a_long_input_is_refused_that_no_slot_computes_in_time_however_many_there_are() -> None:
+    engine = SlowEngine(num_slots=8)
+
+    async def scenario(scheduler: BatchScheduler) -> None:
+        while scheduler._costs.estimate_s(Workload(1, 1)) is None:
+            # All slots busy, as only those batches tell what one takes.
+            await asyncio.gather(*(scheduler.submit([ids(i, 64)]) for i in range(16)))
+        longest_s = scheduler._costs.estimate_s(Workload.of_batch([256]))
+        assert longest_s is not None
+        with pytest.raises(DeadlineTooSoonError):
+            await scheduler.submit(
+                [ids(1, 256)], terms=Terms(deadline=time.monotonic() + longest_s / 2)
+            )
 
     run(engine, scenario)
 

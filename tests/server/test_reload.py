@@ -397,6 +397,21 @@ def test_with_keys_a_reload_wants_one(engines: Engines) -> None:
     assert server.stop()
 
 
+def test_with_keys_for_it_a_reload_wants_one_of_those(engines: Engines) -> None:
+    options = ServerOptions(port=0, api_keys=("client",), admin_keys=("operator", "other"))
+    server = ReloadableServer(engines, options)
+
+    assert server.reload().status_code == 401
+    assert server.reload(authorization="Bearer client").status_code == 401
+    assert len(engines.loaded) == 1
+    assert server.reload(authorization="Bearer other").status_code == 200
+    asked = httpx2.post(
+        server.url + "/v1/embeddings", json=BODY, headers={"authorization": "Bearer operator"}
+    )
+    assert asked.status_code == 401
+    assert server.stop()
+
+
 def test_what_the_cache_of_results_counted_outlasts_its_engine(engines: Engines) -> None:
     server = ReloadableServer(
         engines, ServerOptions(port=0, pipeline=PipelineLimits(result_cache_bytes=2**20))

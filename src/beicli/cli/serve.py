@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from beicli.cli.api_keys import read_api_keys
 from beicli.cli.serve_limits import (
     MaxInteractiveWait,
     MaxWait,
@@ -13,6 +14,7 @@ from beicli.cli.serve_limits import (
     make_pipeline_limits,
 )
 from beicli.cli.serve_options import (
+    AdminKeyFile,
     ApiKeyFile,
     ApiKeys,
     BurstPerKey,
@@ -97,6 +99,7 @@ def serve(
     ] = "input",
     api_key: ApiKeys = None,
     api_key_file: ApiKeyFile = None,
+    admin_key_file: AdminKeyFile = None,
     max_requests_per_key: MaxRequestsPerKey = None,
     rate_limit_per_key: RateLimitPerKey = None,
     burst_per_key: BurstPerKey = None,
@@ -249,6 +252,7 @@ def serve(
         on_too_long=on_too_long,
         rerank_order=rerank_order,
         api_keys=api_keys,
+        admin_keys=() if admin_key_file is None else read_api_keys(admin_key_file),
         key_limits=key_limits,
         tls=tls,
         cors_origins=check_origins(cors_origin),

@@ -43,6 +43,14 @@ ApiKeyFile = Annotated[
     Path | None,
     typer.Option(envvar="BEI_API_KEY_FILE", help="File with one accepted key a line."),
 ]
+AdminKeyFile = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="BEI_ADMIN_KEY_FILE",
+        help="File with one key a line, of which a reload over HTTP wants one; without, any API "
+        "key will do.",
+    ),
+]
 MaxRequestsPerKey = Annotated[
     int | None,
     typer.Option(

@@ -151,7 +151,12 @@ class LoadedEngine:
         return self._scheduler.queue_state()
 
     def check_admission(self, terms: Terms) -> None:
-        """Raise OverloadedError where the smallest request on these terms would be refused."""
+        """Raise OverloadedError where the smallest request on these terms would be refused.
+
+        With a cache it may have to wait for nothing, so it is let in and looked at then.
+        """
+        if self._cache is not None:
+            return
         self._scheduler.check_admission(terms)
 
     def busy_s(self) -> float:

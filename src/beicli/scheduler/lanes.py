@@ -19,6 +19,8 @@ BULK_SHARE = 0.2
 # batch that runs, and then computes with its own, so both shorten its time; a batch's overhead is a
 # few hundredths of what is left.
 MIXED_PART = 2
+# By how many full batches one tells how much interactive work goes before bulk work.
+REMEMBERED_BATCHES = 16
 
 E = TypeVar("E", bound=Queued)
 
@@ -33,6 +35,8 @@ class Lanes(Generic[E]):
         }
         # Cost, in tokens, that bulk work may have before interactive work goes on.
         self._bulk_credit = 0.0
+        # Of what was computed lately while bulk work waited.
+        self._interactive_part = 0.0
 
     def __len__(self) -> int:
         return sum(map(len, self._queues.values()))
@@ -64,7 +68,8 @@ class Lanes(Generic[E]):
     def work_ahead_of(self, priority: Priority) -> tuple[Workload, float]:
         """Return what goes before new work of this priority, and its share of the slots' time."""
         if priority is Priority.BULK:
-            return self.workload(), 1.0
+            # Queries that are still to come go first as well.
+            return self.workload(), max(1.0 - self._interactive_part, BULK_SHARE)
         share = 1.0 - BULK_SHARE if self._queues[Priority.BULK] else 1.0
         return self._queues[Priority.INTERACTIVE].workload(), share
 
@@ -101,12 +106,16 @@ class Lanes(Generic[E]):
 
     def _account(self, priority: Priority, batch: Sequence[E]) -> None:
         """Keep the books of who was served while the other waited."""
+        longest = max(entry.num_tokens for entry in batch)
+        cost = self.cost.of_sequence(longest) * len(batch) + self.cost.overhead_num_tokens
+        if priority is Priority.BULK or self._queues[Priority.BULK]:
+            weight = cost / (REMEMBERED_BATCHES * self._full_batch_cost())
+            seen = 0.0 if priority is Priority.BULK else 1.0
+            self._interactive_part += min(weight, 1.0) * (seen - self._interactive_part)
         other = Priority.BULK if priority is Priority.INTERACTIVE else Priority.INTERACTIVE
         if not self._queues[other]:
             self._bulk_credit = 0.0
             return
-        longest = max(entry.num_tokens for entry in batch)
-        cost = self.cost.of_sequence(longest) * len(batch) + self.cost.overhead_num_tokens
         if priority is Priority.BULK:
             # Below 0 after a sequence that is longer than a batch: it pays for that afterwards.
             self._bulk_credit -= cost

@@ -1,9 +1,24 @@
 """What an engine returned, given to the work it was computed for."""
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from beicli.engine.batch import Batch, EngineOutput, Float32
 from beicli.scheduler.requests import Work
+
+
+@dataclass(frozen=True, slots=True)
+class Computed:
+    """A batch that a slot is done with.
+
+    is_typical: whether its time tells what batches cost when there are many of them.
+    """
+
+    work: list[Work]
+    started_at: float
+    finished_at: float
+    is_typical: bool
 
 
 def rows_of(work: list[Work], batch: Batch, output: EngineOutput) -> list[Float32]:

@@ -62,6 +62,14 @@ class BatchLimits:
         if min(self.max_num_tokens, self.max_batch_size, self.preferred_num_tokens) < 1:
             raise ValueError(f"batch limits must be positive, got {self}")
 
+    def check_length(self, num_tokens: int) -> None:
+        """Raise ValueError for a sequence that no batch can hold."""
+        if not 0 < num_tokens <= self.max_num_tokens:
+            raise ValueError(
+                f"a sequence of {num_tokens} tokens cannot be queued: "
+                f"the limit is {self.max_num_tokens}"
+            )
+
 
 class SequenceQueue(Generic[E]):
     """The waiting sequences, oldest first.
@@ -99,11 +107,7 @@ class SequenceQueue(Generic[E]):
         """
         entries = list(sequences)
         for entry in entries:
-            if not 0 < entry.num_tokens <= self._limits.max_num_tokens:
-                raise ValueError(
-                    f"a sequence of {entry.num_tokens} tokens cannot be queued: "
-                    f"the limit is {self._limits.max_num_tokens}"
-                )
+            self._limits.check_length(entry.num_tokens)
         self._waiting.extend(entries)
         self._count(entries, 1)
 

@@ -140,6 +140,13 @@ class Requests:
                 remaining.append(work)
         return remaining
 
+    def abandon(self, fresh: Iterable[Work], error: BeiError) -> None:
+        """Fail whoever waits for work that cannot be queued: it may have taken others' place."""
+        for work in fresh:
+            for request in list(work.waiters):
+                _fail(request, error)
+                self.leave(request)
+
     def leave(self, request: Request) -> None:
         """Let `request` wait no more; work that nobody else waits for is cancelled."""
         if request.num_missing == 0:
@@ -197,6 +204,8 @@ def _fail(request: Request, error: BeiError) -> None:
 
 def _explain(failure: Exception, row: int) -> BeiError:
     """Make the error of a request whose input `row` failed."""
+    if isinstance(failure, UnhealthyError):
+        return failure
     if isinstance(failure, EngineLostError):
         return UnhealthyError("the engine is lost, and the server ends", hint="send it again")
     if isinstance(failure, NotFiniteError):

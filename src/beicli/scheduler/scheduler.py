@@ -20,7 +20,7 @@ from beicli.errors import EngineLostError, UnhealthyError
 from beicli.scheduler.admission import AdmissionLimits, QueueState, check_deadline, check_limits
 from beicli.scheduler.cost import CostModel, Workload
 from beicli.scheduler.lanes import Lanes
-from beicli.scheduler.outputs import not_finite, rows_of
+from beicli.scheduler.outputs import Computed, not_finite, rows_of
 from beicli.scheduler.queue import BatchLimits
 from beicli.scheduler.requests import NotFiniteError, Request, Requests, Work
 from beicli.scheduler.slots import SlotTimes
@@ -56,19 +56,6 @@ class FinishedBatch:
     num_padded_tokens: int
     inference_s: float
     estimated_s: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Computed:
-    """A batch that a slot is done with.
-
-    is_typical: whether its time tells what batches cost when there are many of them.
-    """
-
-    work: list[Work]
-    started_at: float
-    finished_at: float
-    is_typical: bool
 
 
 class BatchScheduler:
@@ -132,12 +119,14 @@ class BatchScheduler:
 
     def queue_state(self, priority: Priority = Priority.BULK) -> QueueState:
         """What waits, as new work of this priority finds it."""
-        return QueueState(
-            num_sequences=len(self._queue),
-            num_tokens=self._queue.num_tokens,
-            priority=priority,
-            wait_s=self.estimated_wait_s(priority),
-        )
+        # While a slot cuts a batch a part of the queue is in its hands.
+        with self._state_changed:
+            return QueueState(
+                num_sequences=len(self._queue),
+                num_tokens=self._queue.num_tokens,
+                priority=priority,
+                wait_s=self.estimated_wait_s(priority),
+            )
 
     def check_admission(self, terms: Terms) -> None:
         """Raise OverloadedError where the smallest request on these terms would be refused."""
@@ -189,10 +178,16 @@ class BatchScheduler:
         empty or above the token limit.
         """
         num = len(sequences)
-        request = self._admit([len(sequence) for sequence in sequences], terms)
+        lengths = [self._engine.padded_length(len(sequence)) for sequence in sequences]
+        for length in lengths:
+            self._limits.check_length(length)
+        request = self._admit(lengths, terms)
         fresh = self._requests.join(request, sequences, needs_tokens=needs_tokens)
         try:
-            self._push(fresh, request.priority)
+            try:
+                self._push(fresh, request.priority)
+            except UnhealthyError as error:
+                self._requests.abandon(fresh, error)
             await request.done
         finally:
             self._requests.leave(request)
@@ -214,8 +209,10 @@ class BatchScheduler:
         request = Request(self._loop.create_future(), now, [None] * len(lengths), priority)
         if terms.deadline < float("inf") and lengths:
             whole_s = self._costs.estimate_s(Workload.of_sequences(lengths)) or 0.0
-            check_deadline(queue, whole_s / self._engine.num_slots, terms.deadline - now)
             longest_s = self._costs.estimate_s(Workload.of_batch([max(lengths)])) or 0.0
+            # A sequence is computed in one slot, however many there are.
+            computing_s = max(whole_s / self._engine.num_slots, longest_s)
+            check_deadline(queue, computing_s, terms.deadline - now)
             request.latest_start_at = terms.deadline - longest_s
         return request
 
@@ -248,7 +245,7 @@ class BatchScheduler:
             finished_at = time.monotonic()
             times.end(slot, finished_at)
             self._tell_loop(
-                partial(self._finish, _Computed(work, started_at, finished_at, is_typical))
+                partial(self._finish, Computed(work, started_at, finished_at, is_typical))
             )
 
     def _next_batch(self) -> list[Work]:
@@ -325,7 +322,7 @@ class BatchScheduler:
         logger.error("forward pass failed for one sequence", exc_info=error)
         work[0].failure = error
 
-    def _finish(self, computed: _Computed) -> None:
+    def _finish(self, computed: Computed) -> None:
         """On the event loop: account for a finished batch and wake whoever is complete."""
         self._requests.finish(
             computed.work, started_at=computed.started_at, finished_at=computed.finished_at

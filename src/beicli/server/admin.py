@@ -8,6 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from beicli.artifact.manifest import Manifest, manifest_digest
+from beicli.server.authentication import Keys, refuse_key
 from beicli.server.errors import ForbiddenError
 from beicli.server.options import ServerOptions
 
@@ -20,18 +21,21 @@ Reload = Callable[[], Awaitable[Sequence[Manifest]]]
 
 
 class AdminEndpoints:
-    """Guarded by the keys of the server; without any, they answer this machine only."""
+    """Guarded by keys of their own; without those by the server's, and else this machine's."""
 
     def __init__(self, options: ServerOptions, reload: Reload) -> None:
-        self._needs_local = not options.api_keys
+        self._keys = Keys(options.admin_keys)
+        self._needs_local = not (options.api_keys or options.admin_keys)
         self._reload = reload
 
     async def reload(self, request: Request) -> Response:
         """`POST /admin/reload`; a body is not read, so nobody can name another path."""
+        if self._keys and self._keys.find(request.scope) is None:
+            return refuse_key(request.scope)
         if self._needs_local and not _is_local(request):
             raise ForbiddenError(
                 "without API keys only this machine may ask for that",
-                hint="send SIGHUP to `bei serve`, or serve with `--api-key-file`",
+                hint="send SIGHUP to `bei serve`, or serve with `--admin-key-file`",
             )
         models = [
             {"id": manifest.name, "digest": manifest_digest(manifest)}

@@ -90,7 +90,11 @@ def create_app_of(
             ),
             Middleware(FinishRequestBody),
             *cors(options.cors_origins),
-            Middleware(RequireApiKey, api_keys=options.api_keys),
+            Middleware(
+                RequireApiKey,
+                api_keys=options.api_keys,
+                own_keys=frozenset({RELOAD_PATH} if options.admin_keys else ()),
+            ),
             Middleware(AnswerErrors),
         ],
         exception_handlers={HTTPException: _refuse},

@@ -20,28 +20,54 @@ _SCHEMES = ("Bearer", "Api-Key")
 NO_KEY = "invalid_api_key"
 
 
+class Keys:
+    """The keys that are accepted, of which there may be none."""
+
+    def __init__(self, keys: Sequence[str]) -> None:
+        self._accepted = [f"{scheme} {key}".encode() for key in keys for scheme in _SCHEMES]
+
+    def __bool__(self) -> bool:
+        return bool(self._accepted)
+
+    def find(self, scope: Scope) -> int | None:
+        """Return which of them a request brings; None for none of them."""
+        given = dict(scope["headers"]).get(b"authorization", b"")
+        # Every key is compared, each in constant time: the time tells nothing about any.
+        matches = [hmac.compare_digest(given, accepted) for accepted in self._accepted]
+        return matches.index(True) // len(_SCHEMES) if any(matches) else None
+
+
+def refuse_key(scope: Scope) -> Response:
+    """Return the answer to a request without a key; its body is empty, as TEI's is."""
+    record_of(scope).failure = NO_KEY
+    return Response(status_code=401, headers={"www-authenticate": "Bearer"})
+
+
 class RequireApiKey:
-    """ASGI middleware: 401 with an empty body, as text-embeddings-inference answers.
+    """ASGI middleware: 401 without a key.
 
     api_keys: any of them will do; none lets everybody in.
+    own_keys: paths that ask for keys of their own.
     """
 
-    def __init__(self, app: ASGIApp, *, api_keys: Sequence[str]) -> None:
+    def __init__(
+        self, app: ASGIApp, *, api_keys: Sequence[str], own_keys: frozenset[str] = frozenset()
+    ) -> None:
         self._app = app
-        self._accepted = [f"{scheme} {key}".encode() for key in api_keys for scheme in _SCHEMES]
+        self._keys = Keys(api_keys)
+        self._own_keys = own_keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and self._accepted and not _is_public(scope):
-            given = dict(scope["headers"]).get(b"authorization", b"")
-            # Every key is compared, each in constant time: the time tells nothing about any.
-            matches = [hmac.compare_digest(given, accepted) for accepted in self._accepted]
-            if not any(matches):
-                record_of(scope).failure = NO_KEY
-                refusal = Response(status_code=401, headers={"www-authenticate": "Bearer"})
-                await refusal(scope, receive, send)
+        if scope["type"] == "http" and self._keys and not self._is_let_through(scope):
+            number = self._keys.find(scope)
+            if number is None:
+                await refuse_key(scope)(scope, receive, send)
                 return
-            note_key(scope, matches.index(True) // len(_SCHEMES))
+            note_key(scope, number)
         await self._app(scope, receive, send)
+
+    def _is_let_through(self, scope: Scope) -> bool:
+        return scope["path"] in self._own_keys or _is_public(scope)
 
 
 def _is_public(scope: Scope) -> bool:

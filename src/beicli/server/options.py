@@ -48,7 +48,8 @@ class ServerOptions:
     on_too_long: what becomes of an input beyond the model's window when the request does not say.
     rerank_order: of the answers of `/rerank`: that of the texts, or best first.
     api_keys: one of them must come with every request but those for health; empty lets all in.
-    key_limits: of each of the api_keys. tls: None to speak HTTP in the clear.
+    admin_keys: one of them must come with whatever changes the server; without any, an api_key
+        will do. key_limits: of each of the api_keys. tls: None to speak HTTP in the clear.
     cors_origins: sites whose pages may ask from a browser; `*` is all of them.
     pipeline: how much may wait for the engine, and memory for results.
     num_replicas: processes that serve together; the limits here are those of each.
@@ -72,6 +73,7 @@ class ServerOptions:
     on_too_long: Literal["truncate", "error"] = "truncate"
     rerank_order: Literal["input", "score"] = "input"
     api_keys: tuple[str, ...] = field(default=(), repr=False)
+    admin_keys: tuple[str, ...] = field(default=(), repr=False)
     key_limits: KeyLimits = field(default_factory=KeyLimits)
     pipeline: PipelineLimits = SERVED
     tls: TlsFiles | None = None

@@ -244,8 +244,9 @@ def _reload() -> Operation:
             RELOAD_PATH,
             "Serve what the engine's path holds now",
             "The new engine is verified, loaded and tried before it takes the place of the one "
-            "that serves; if anything is wrong with it, the old one goes on. Without API keys "
-            "only this machine may ask. A body is not read.",
+            "that serves; if anything is wrong with it, the old one goes on. It wants a key of "
+            "`--admin-key-file`, else an API key; without either only this machine may ask. A body "
+            "is not read.",
             content={JSON: record({"models": array(model, min_items=1)})},
             errors=(403, 409, 500, 503),
             examples=(Example("plain", "The engine that serves now", None, answer),),
