@@ -18,6 +18,8 @@ TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
         (f"00-{TRACE}-{PARENT}-00", TRACE),
         (f"cc-{TRACE}-{PARENT}-01", TRACE),
         (f"cc-{TRACE}-{PARENT}-01-what-later-versions-say", TRACE),
+        (f"cc-{TRACE}-{PARENT}-01-\xff", None),
+        (f"cc-{TRACE}-{PARENT}-01-two words", None),
         (f"00-{TRACE}-{PARENT}-01-more", None),
         (f"ff-{TRACE}-{PARENT}-01", None),
         (f"00-{'0' * 32}-{PARENT}-01", None),
@@ -32,7 +34,7 @@ TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 def test_a_trace_is_known_by_a_header_as_the_standard_has_it(
     header: str, trace_id: str | None
 ) -> None:
-    assert given_trace_id({"headers": [(b"traceparent", header.encode())]}) == trace_id
+    assert given_trace_id({"headers": [(b"traceparent", header.encode("latin-1"))]}) == trace_id
 
 
 def test_of_two_headers_neither_is_believed() -> None:

@@ -16,6 +16,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
+from starlette.types import Scope
 from tests.server.fakes import FakeEngine, ask_all, live_server, make_pipeline, wait_until
 from tests.server.test_trace_context import PARENT, TRACE
 
@@ -23,6 +24,7 @@ from beicli.engine.options import EngineOptions
 from beicli.server.access_log import JsonFormatter
 from beicli.server.app import create_app
 from beicli.server.options import ServerOptions
+from beicli.server.records import RequestRecord
 from beicli.server.tracing import Tracer
 from beicli.server.watchers import Watchers
 
@@ -197,6 +199,49 @@ def test_the_line_of_a_request_has_the_trace_that_was_begun_for_it(
     (line,) = [json.loads(JsonFormatter().format(record)) for record in caplog.records]
     assert spans[-1].context is not None
     assert line["trace_id"] == f"{spans[-1].context.trace_id:032x}"
+
+
+class Broken:
+    """A tracer that has a bug."""
+
+    def write(
+        self, scope: Scope, record: RequestRecord, *, route: str, status: int | None
+    ) -> str | None:
+        raise KeyError(route)
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_request_that_cannot_be_traced_is_answered_and_has_its_line(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def run() -> httpx2.Response:
+        with make_pipeline(FakeEngine()) as pipeline:
+            watchers = Watchers(tracer=Broken())
+            app = create_app(pipeline, ServerOptions(access_log=True), watchers=watchers)
+            transport = httpx2.ASGITransport(app)
+            async with httpx2.AsyncClient(transport=transport, base_url="http://test") as client:
+                return await client.post(EMBEDDINGS, json={"input": "w1"})
+
+    with caplog.at_level(logging.INFO, logger="beicli"):
+        answer = asyncio.run(run())
+
+    assert answer.status_code == 200
+    bug, line = caplog.records
+    assert bug.levelno == logging.ERROR
+    assert json.loads(JsonFormatter().format(line))["status"] == 200
+
+
+@pytest.mark.parametrize("version", [b"01", b"00"])
+def test_a_traceparent_that_is_no_text_belongs_to_no_trace(version: bytes) -> None:
+    header = version + f"-{TRACE}-{PARENT}-01-".encode() + b"\xff"
+    request_ = ("POST", EMBEDDINGS, {"json": {"input": "w1"}, "headers": {"traceparent": header}})
+
+    spans, (answer,) = trace([request_])
+
+    assert answer.status_code == 200
+    assert (len(spans), spans[-1].parent) == (1 + len(STAGES), None)
 
 
 class Collector:

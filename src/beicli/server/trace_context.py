@@ -4,9 +4,9 @@ import re
 
 from starlette.types import Scope
 
-# Version, trace id, parent id and flags; later versions may have more behind them.
+# Version, trace id, parent id and flags; later versions may have more behind them, in ASCII.
 _TRACEPARENT = re.compile(
-    rb"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-.*)?"
+    rb"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-[!-~]*)?"
 )
 
 

@@ -1,5 +1,6 @@
 """Sees every request come and go, whatever its route does: counts, logs and traces it."""
 
+import logging
 from typing import Protocol
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -7,6 +8,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from beicli.server.access_log import AccessLog
 from beicli.server.metrics import ServerMetrics
 from beicli.server.records import DROPPED, RequestRecord, begin_record, shown_route
+
+logger = logging.getLogger(__name__)
 
 
 class RequestTracer(Protocol):
@@ -64,7 +67,18 @@ class CountAnswers:
             self._metrics.answered(route, DROPPED if status is None else str(status))
             if record.failure is not None:
                 self._metrics.failed(record.failure)
-            if self._tracer is not None:
-                record.trace_id = self._tracer.write(scope, record, route=route, status=status)
+            record.trace_id = self._trace(scope, record, route=route, status=status)
             if self._access_log is not None:
                 self._access_log.write(scope, record, route=route, status=status)
+
+    def _trace(
+        self, scope: Scope, record: RequestRecord, *, route: str, status: int | None
+    ) -> str | None:
+        if self._tracer is None:
+            return None
+        try:
+            return self._tracer.write(scope, record, route=route, status=status)
+        except Exception:
+            # The answer is sent, and the line of the log is still to come.
+            logger.exception("a request cannot be traced")
+            return None
