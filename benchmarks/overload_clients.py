@@ -18,6 +18,8 @@ REFUSED = frozenset({429, 503})
 PRIORITY_HEADER = "x-bei-priority"
 # After which a client of the open loop gives up; far beyond what a server may promise.
 TIMEOUT_S = 60.0
+# For the other processes to begin; without them there is nothing to measure.
+START_TIMEOUT_S = 60.0
 NUM_REQUESTS = 200
 
 
@@ -102,7 +104,7 @@ class _Sender:
 
     async def run(self) -> Sent:
         for barrier in _everybody:
-            barrier.wait()
+            barrier.wait(START_TIMEOUT_S)
         started_at = time.monotonic()
         self._ends_at = started_at + self._plan.seconds
         if self._plan.rate is None:

@@ -6,7 +6,7 @@ import httpx2
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.server.fakes import FakeEngine, ask_all, make_pipeline
+from tests.server.fakes import TIMEOUT_S, FakeEngine, ask_all, make_pipeline
 
 from beicli.server.app import create_app
 from beicli.server.errors import KeyLimitError
@@ -194,12 +194,18 @@ def test_requests_of_one_key_at_once_leave_room_for_the_other() -> None:
                     )
                     return answer.status_code
 
+                async def are_inside(num_requests: int) -> None:
+                    line = f"bei_open_requests {num_requests}.0\n".encode()
+                    async with asyncio.timeout(TIMEOUT_S):
+                        while line not in metrics.render():  # noqa: ASYNC110 - it sets no event
+                            await asyncio.sleep(0.002)
+
                 engine.gate.clear()
                 running = [asyncio.create_task(post(0)) for _ in range(2)]
-                await asyncio.sleep(0.05)
+                await are_inside(2)
                 refused = await post(0)
                 running.append(asyncio.create_task(post(1)))
-                await asyncio.sleep(0.05)
+                await are_inside(3)
                 engine.gate.set()
                 return [refused, *await asyncio.gather(*running), await post(0)]
 
