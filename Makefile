@@ -50,7 +50,13 @@ test: models truss  ## run every test; no GPU, and no network once models and Tr
 FUZZ_TARGETS ?= config manifest checkpoint weights tokenizer archive requests headers http
 FUZZ_SECONDS ?= 60
 
-fuzz: install  ## look for inputs that break a parser, $(FUZZ_SECONDS) s each; needs atheris
+FUZZ := $(VENV)/.installed-fuzz
+
+$(FUZZ): $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[fuzz]'
+	@touch $@
+
+fuzz: $(FUZZ)  ## look for inputs that break a parser, $(FUZZ_SECONDS) s each
 	@for target in $(FUZZ_TARGETS); do \
 		$(BIN)/python -m tests.fuzz $$target --seconds $(FUZZ_SECONDS) || exit 1; done
 

@@ -29,7 +29,7 @@ def main() -> None:
     arguments = parser.parse_args()
     is_one_input = arguments.input is not None
     if not is_one_input and importlib.util.find_spec("atheris") is None:
-        sys.exit("error: fuzzing needs atheris; install it with `pip install atheris`")
+        sys.exit("error: fuzzing needs atheris; `make fuzz` installs it")
     targets = load_targets(is_instrumented=not is_one_input)
     target = targets.get(arguments.target)
     if target is None:
