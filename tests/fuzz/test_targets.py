@@ -51,7 +51,8 @@ def test_what_is_well_formed_is_read_and_what_was_tampered_with_is_read_or_refus
 
 
 @pytest.mark.skipif(
-    importlib.util.find_spec("atheris") is None, reason="atheris, which `make fuzz` installs, is not there"
+    importlib.util.find_spec("atheris") is None,
+    reason="atheris is not installed; `make fuzz` does",
 )
 def test_a_second_of_fuzzing_finds_nothing() -> None:
     done = subprocess.run(
