@@ -13,7 +13,7 @@ from tests.server.test_run import EMBEDDINGS
 from tests.server.tiny_engine import make_artifact
 
 pytestmark = pytest.mark.skipif(
-    not without_connections.is_possible(), reason="system calls of this machine are not known"
+    without_connections.hindrance() is not None, reason=str(without_connections.hindrance())
 )
 
 GUARDED = "tests.without_connections"
@@ -45,6 +45,8 @@ def loud(monkeypatch: pytest.MonkeyPatch) -> None:
     ("guard", "attempt"),
     [
         ("forbid_connecting", "socket.create_connection(listener.getsockname())"),
+        ("forbid_connecting", "socket.socket(socket.AF_INET, socket.SOCK_DGRAM)"),
+        ("forbid_connecting", "socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)"),
         ("forbid_internet", "socket.socket(socket.AF_INET, socket.SOCK_DGRAM)"),
         ("forbid_internet", "socket.socket(socket.AF_INET6)"),
     ],
@@ -69,6 +71,24 @@ def test_the_guard_ends_whoever_turns_outwards(guard: str, attempt: str) -> None
 
     assert (done.returncode, done.stdout) == (-signal.SIGSYS, "guarded\n")
     assert without_connections.TRACE in done.stderr
+
+
+def test_the_guard_of_a_server_lets_it_listen() -> None:
+    code = (
+        "import socket; from tests import without_connections\n"
+        "without_connections.forbid_connecting()\n"
+        "socket.create_server(('127.0.0.1', 0)); socket.socketpair(type=socket.SOCK_DGRAM)\n"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=REPOSITORY,
+    )
+
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_the_guard_speaks_for_a_process_that_nobody_waits_for() -> None:
