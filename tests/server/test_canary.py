@@ -10,6 +10,7 @@ from pathlib import Path
 
 import httpx2
 import pytest
+from starlette.types import Receive, Scope, Send
 from tests.server.fakes import (
     FakeEngine,
     live_server,
@@ -34,7 +35,8 @@ from beicli.errors import BeiError, OverloadedError, UnhealthyError
 from beicli.model.spec import Task
 from beicli.pipeline.loaded_engine import PipelineLimits
 from beicli.server.app import create_app
-from beicli.server.canary import NUM_INPUTS, Canary, default_limit, open_canary, watched_by
+from beicli.server.canary import NUM_INPUTS, Canary, default_limit, open_canary
+from beicli.server.front import Generation
 from beicli.server.metrics import ServerMetrics
 from beicli.server.options import ServerOptions
 from beicli.server.watchers import Watchers
@@ -417,11 +419,16 @@ def test_a_server_that_failed_is_looked_at_again_before_the_interval_is_over(
         wait_until(lambda: status() == 200)
 
 
-def test_a_canary_ends_with_the_server_that_it_watches(tmp_path: Path) -> None:
+async def no_app(scope: Scope, receive: Receive, send: Send) -> None:
+    raise AssertionError("nobody asks")
+
+
+def test_a_canary_ends_with_the_generation_that_it_watches(tmp_path: Path) -> None:
     async def scenario(server: Watched) -> None:
         before = asyncio.all_tasks()
-        async with watched_by(server.canary):
-            assert len(asyncio.all_tasks() - before) == 1
+        generation = Generation(no_app, [], [server.canary])
+        assert len(asyncio.all_tasks() - before) == 1
+        generation.unwatch()
         await asyncio.sleep(0)
         assert asyncio.all_tasks() == before
 

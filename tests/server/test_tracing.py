@@ -337,7 +337,7 @@ def test_a_sdk_that_is_switched_off_makes_no_spans(monkeypatch: pytest.MonkeyPat
 def test_a_collector_that_does_not_answer_holds_neither_requests_nor_the_stop_up(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("beicli.server.watchers.CLOSE_TIMEOUT_S", 0.05)
+    monkeypatch.setattr("beicli.server.watchers.TRACES_CLOSE_TIMEOUT_S", 0.05)
     answered = threading.Event()
 
     class Silent(BaseHTTPRequestHandler):

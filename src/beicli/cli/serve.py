@@ -232,6 +232,7 @@ def serve(
         burst=burst_per_key,
         api_keys=api_keys,
     )
+    origins = check_origins(cors_origin)
     collector = traces_endpoint(otlp_endpoint)
     tls = check_tls_files(tls_certificate, tls_key)
     names = read_names(name, served_model_name, num_engines=len(engines))
@@ -255,7 +256,7 @@ def serve(
         admin_keys=() if admin_key_file is None else read_api_keys(admin_key_file),
         key_limits=key_limits,
         tls=tls,
-        cors_origins=check_origins(cors_origin),
+        cors_origins=origins,
         pipeline=make_pipeline_limits(
             max_wait_s=max_wait_s,
             max_interactive_wait_s=max_interactive_wait_s,

@@ -9,8 +9,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -161,19 +160,6 @@ def open_canary(pipeline: InferencePipeline, options: ServerOptions) -> Canary |
             logger.warning("no canary watches the engine's numbers: %s", error)
         return None
     return Canary(pipeline, golden, allowed=allowed, interval_s=options.canary_interval_s)
-
-
-@asynccontextmanager
-async def watched_by(canary: Canary | None) -> AsyncIterator[None]:
-    """Let the canary run beside the body."""
-    if canary is None:
-        yield
-        return
-    running = asyncio.create_task(canary.run())
-    try:
-        yield
-    finally:
-        running.cancel()
 
 
 def _read_inputs(path: Path) -> Golden:

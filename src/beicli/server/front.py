@@ -27,7 +27,7 @@ from beicli.server.options import ServerOptions
 from beicli.server.paths import PlatformPaths
 from beicli.server.request_ids import IdentifyRequests
 from beicli.server.traffic import RequestTracer
-from beicli.server.watchers import close_tracer, open_tracer
+from beicli.server.watchers import close_tracer, make_tracer
 
 
 class Generation:
@@ -109,7 +109,7 @@ class Front:
         """Let these answer from now on; those before are closed when nobody inside needs them."""
         names = model_names(self.options, [pipeline.manifest for pipeline in pipelines])
         if self._now is None:
-            self._tracer = open_tracer(self.options, model_name=", ".join(names))
+            self._tracer = make_tracer(self.options, model_name=", ".join(names))
         states = [
             ServerState(
                 pipeline,

@@ -37,9 +37,10 @@ SERVED = PipelineLimits(admission=AdmissionLimits(max_wait_s=120.0, max_waiting_
 class ServerOptions:
     """How the server listens, what it accepts, and how long it takes to stop.
 
-    port: 0 takes a free one. served_model_name: what answers call the model; None takes the
-        engine's own name.
-    model_names: what answers call each of several models, in their order; none, as above.
+    port: 0 takes a free one.
+    model_names: what answers call the model of each engine, in their order; this is what the
+        command line says. None of them: served_model_name.
+    served_model_name: of the one engine that is served with these options; None takes its own name.
     max_client_batch_size: inputs in one request.
     max_concurrent_requests: inference requests inside the server at once; the next gets 429.
     max_input_characters: of one text; a model reads its beginning, or refuses it, by tokens.

@@ -10,7 +10,7 @@ from beicli.server.options import ServerOptions
 from beicli.server.traffic import RequestTracer
 
 # A collector that does not answer holds a stop up for so long.
-CLOSE_TIMEOUT_S = 2.0
+TRACES_CLOSE_TIMEOUT_S = 2.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -25,7 +25,7 @@ class Watchers:
     reload: Reload | None = None
 
 
-def open_tracer(options: ServerOptions, *, model_name: str) -> RequestTracer | None:
+def make_tracer(options: ServerOptions, *, model_name: str) -> RequestTracer | None:
     """Return who hears of every request; None unless a collector was named."""
     if options.otlp_endpoint is None:
         return None
@@ -40,4 +40,4 @@ async def close_tracer(tracer: RequestTracer) -> None:
     # A daemon thread, unlike an executor's, does not keep the process from ending.
     thread = threading.Thread(target=tracer.close, name="bei-close-traces", daemon=True)
     thread.start()
-    await asyncio.to_thread(thread.join, CLOSE_TIMEOUT_S)
+    await asyncio.to_thread(thread.join, TRACES_CLOSE_TIMEOUT_S)
