@@ -9,11 +9,13 @@ from beicli.cli.traces import traces_endpoint
 
 BASE = "OTEL_EXPORTER_OTLP_ENDPOINT"
 WHOLE = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
+PROTOCOL = "OTEL_EXPORTER_OTLP_PROTOCOL"
+TRACES_PROTOCOL = "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"
 
 
 @pytest.fixture(autouse=True)
 def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in (BASE, WHOLE, "OTEL_TRACES_EXPORTER"):
+    for name in (BASE, WHOLE, PROTOCOL, TRACES_PROTOCOL, "OTEL_TRACES_EXPORTER"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -36,6 +38,13 @@ def _no_sdk(monkeypatch: pytest.MonkeyPatch) -> None:
         (None, {WHOLE: "http://c/spans", BASE: "http://other"}, "http://c/spans"),
         (None, {BASE: "http://c:4318", "OTEL_TRACES_EXPORTER": "none"}, None),
         ("http://c", {"OTEL_TRACES_EXPORTER": "none"}, "http://c/v1/traces"),
+        (None, {BASE: "http://c", PROTOCOL: "http/protobuf"}, "http://c/v1/traces"),
+        (
+            None,
+            {BASE: "http://c", PROTOCOL: "grpc", TRACES_PROTOCOL: "http/protobuf"},
+            "http://c/v1/traces",
+        ),
+        ("http://c", {PROTOCOL: "grpc"}, "http://c/v1/traces"),
     ],
 )
 def test_traces_go_where_the_option_or_else_the_standard_variables_say(
@@ -81,6 +90,24 @@ def test_a_variable_that_a_platform_sets_keeps_no_server_from_starting(
     said = capsys.readouterr().err
     assert f"warning: `{BASE}` is set, and no traces are sent" in said
     assert "pip install 'beicli[otel]'" in said
+
+
+@pytest.mark.parametrize("protocol", [PROTOCOL, TRACES_PROTOCOL])
+@pytest.mark.parametrize("address", ["http://c:4317", "c:4317"])
+def test_to_a_collector_that_speaks_grpc_none_are_sent_and_that_is_said(
+    protocol: str,
+    address: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(BASE, address)
+    monkeypatch.setenv(protocol, "grpc")
+
+    assert traces_endpoint(None) is None
+
+    said = capsys.readouterr().err
+    assert f"warning: `{BASE}` is set, and no traces are sent" in said
+    assert "gRPC" in said
 
 
 @pytest.mark.parametrize("address", ["c:4318", "grpc://c:4317", "http://", "", "user:secret@c"])

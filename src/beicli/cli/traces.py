@@ -10,6 +10,8 @@ from beicli.errors import UsageError
 _PATH = "/v1/traces"
 _BASE = "OTEL_EXPORTER_OTLP_ENDPOINT"
 _WHOLE = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
+# The first that is set holds.
+_PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
 
 
 def traces_endpoint(option: str | None) -> str | None:
@@ -26,6 +28,12 @@ def traces_endpoint(option: str | None) -> str | None:
         return endpoint
     said_by, from_environment = _from_environment()
     if from_environment is None:
+        return None
+    if _protocol() == "grpc":
+        print_warning(
+            f"`{said_by}` is set, and no traces are sent: its collector is to be told by gRPC",
+            "OTLP over HTTP is spoken to the address that `--otlp-endpoint` names",
+        )
         return None
     _check(from_environment, said_by=said_by)
     try:
@@ -46,6 +54,12 @@ def _from_environment() -> tuple[str, str | None]:
         return _WHOLE, whole
     base = os.environ.get(_BASE)
     return _BASE, _with_path(base) if base else None
+
+
+def _protocol() -> str | None:
+    """Return what OpenTelemetry's variables say is spoken; None if they say nothing."""
+    said = (os.environ.get(name, "").strip().lower() for name in _PROTOCOLS)
+    return next(filter(None, said), None)
 
 
 def _with_path(address: str) -> str:

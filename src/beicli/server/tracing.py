@@ -1,8 +1,9 @@
 """Spans of requests, sent to a collector by OTLP; the only module that knows OpenTelemetry.
 
-Imported only where an operator names a collector. A request's spans are made when it has ended,
-from the times that were measured anyway, so tracing adds nothing to its way through the server.
-Counts, times and names of routes alone: nothing of what a request says leaves the process.
+Imported only where the option or OpenTelemetry's variables name a collector. A request's spans are
+made when it has ended, from the times that were measured anyway, so tracing adds nothing to its way
+through the server. They hold counts, times and names of routes; of the client's own words the ids
+of request and trace, and `tracestate`.
 """
 
 import time
