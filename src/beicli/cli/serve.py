@@ -72,7 +72,7 @@ def serve(
         typer.Option(
             envvar="BEI_MAX_CONCURRENT_REQUESTS",
             min=1,
-            help="Requests inside the server; the next is told to retry.",
+            help="Requests of each engine inside the server; the next is told to retry.",
         ),
     ] = 2048,
     max_wait_s: MaxWait = 120.0,
@@ -169,7 +169,8 @@ def serve(
             envvar="BEI_REPLICAS",
             metavar="N|auto",
             help="Processes that serve together, each with an engine and its part of the CPUs. "
-            "Limits of requests, connections and memory for results are divided among them. "
+            "Limits of requests, connections, keys, waiting tokens and memory for results are "
+            "divided among them. "
             "auto takes what suits the CPUs, or one for each GPU.",
         ),
     ] = "1",

@@ -29,7 +29,7 @@ MaxWaitingTokens = Annotated[
     typer.Option(
         envvar="BEI_MAX_WAITING_TOKENS",
         min=1,
-        help="Tokens that may wait for the engine, of all requests.",
+        help="Tokens that may wait for the engine, of all requests; divided among replicas.",
     ),
 ]
 ResultCacheMib = Annotated[
