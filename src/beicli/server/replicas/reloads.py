@@ -13,7 +13,6 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from beicli.artifact.directory import EngineArtifact
-from beicli.errors import BeiError
 from beicli.server.reload import UNDER_WAY, explained, open_artifacts
 from beicli.server.replicas.place import Replica
 from beicli.server.replicas.rolling import RollingReload
@@ -61,7 +60,11 @@ class Reloads:
     def hear_opened(self) -> None:
         """Hear what became of the verification, and begin with the first replica."""
         assert self._opening is not None, "it just said something"
-        opened: Sequence[EngineArtifact] | Failed = self._opening.recv()
+        opened: Sequence[EngineArtifact] | Failed
+        try:
+            opened = self._opening.recv()
+        except (EOFError, OSError) as error:
+            opened = _failed(error)
         self._opening.close()
         self._opening = None
         if isinstance(opened, Failed):
@@ -124,8 +127,12 @@ def _open(paths: Sequence[Path], told: Connection) -> None:
     found: Sequence[EngineArtifact] | Failed
     try:
         found = open_artifacts(paths)
-    except (BeiError, OSError) as error:
-        failure = explained(error)
-        found = Failed(failure.message, failure.hint)
-    told.send(found)
-    told.close()
+    except Exception as error:  # noqa: BLE001 - whatever it is, the server goes on
+        found = _failed(error)
+    with told:
+        told.send(found)
+
+
+def _failed(error: Exception) -> Failed:
+    failure = explained(error)
+    return Failed(failure.message, failure.hint)
