@@ -30,10 +30,14 @@ from beicli.artifact.golden import write_golden
 from beicli.artifact.manifest import manifest_digest
 from beicli.engine.batch import Batch, EngineOutput, Float32
 from beicli.engine.options import EngineOptions
+from beicli.errors import UnhealthyError
 from beicli.model.spec import Task
 from beicli.pipeline.loaded_engine import PipelineLimits
+from beicli.server.front import Front
 from beicli.server.lifecycle import Lifecycle
+from beicli.server.metrics import ServerMetrics
 from beicli.server.options import ServerOptions
+from beicli.server.reload import Reloader
 from beicli.server.run import serve
 
 BODY = {"input": "w1 w2"}
@@ -376,6 +380,30 @@ def test_a_stop_does_not_wait_for_a_reload(engines: Engines) -> None:
         assert server.stop()
         assert reload.result(TIMEOUT_S).json()["error"] == "the server is shutting down"
     engines.gate.set()
+
+
+def test_a_reload_that_a_stop_ends_has_neither_failed_nor_succeeded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def renew(*_: object) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr("beicli.server.reload.renew", renew)
+
+    async def run() -> str:
+        lifecycle = Lifecycle(on_ready=print)
+        front = Front(ServerOptions(), ServerMetrics())
+        reloading = asyncio.create_task(Reloader(front, lifecycle, []).reload())
+        await asyncio.sleep(0.05)
+        lifecycle.stop()
+        with pytest.raises(UnhealthyError):
+            await reloading
+        return front.metrics.render().decode()
+
+    page = asyncio.run(run())
+
+    assert 'bei_reloads_total{result="failure"} 0.0' in page
+    assert 'bei_reloads_total{result="success"} 0.0' in page
 
 
 @pytest.mark.parametrize("header", ["x-forwarded-for", "forwarded", "origin"])

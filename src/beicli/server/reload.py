@@ -10,7 +10,6 @@ import logging
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Literal
 
 from beicli.artifact.directory import EngineArtifact
 from beicli.artifact.manifest import Manifest, manifest_digest
@@ -66,15 +65,14 @@ class Reloader:
         return found
 
     async def _attempt(self) -> Sequence[Manifest]:
-        outcome: Literal["success", "failure"] = "failure"
         try:
             artifacts = await run_apart(lambda: open_artifacts(self._paths))
             manifests = await renew(self._front, artifacts)
-            outcome = "success"
         except Exception as error:
+            self._front.metrics.reloaded("failure")
             raise explained(error) from error
-        finally:
-            self._front.metrics.reloaded(outcome)
+        # A stop in between is neither.
+        self._front.metrics.reloaded("success")
         return manifests
 
 

@@ -210,7 +210,9 @@ class _Renewal:
     async def _renew(self, word: Renew) -> None:
         failure = None
         try:
-            await unless_stopped(renew(self._front, word.artifacts), self._lifecycle)
+            if await unless_stopped(renew(self._front, word.artifacts), self._lifecycle) is None:
+                # Nothing was exchanged; the supervisor hears that this process has ended.
+                return
         except Exception as error:  # noqa: BLE001 - the boundary to the supervisor
             told = explained(error)
             failure = Failed(told.message, told.hint)
