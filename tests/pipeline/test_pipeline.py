@@ -1,8 +1,10 @@
 """What the pipeline answers, on an engine whose outputs are known beforehand."""
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -20,12 +22,13 @@ from tests.server.fakes import (
     word_ids,
 )
 
+from beicli.artifact.directory import EngineArtifact
 from beicli.engine.batch import Float32
 from beicli.errors import ArtifactError, EmptyInputError, RequestError, WrongTaskError
 from beicli.model.spec import ScoreActivation, Task
 from beicli.pipeline.pipeline import InferencePipeline
 from beicli.pipeline.postprocess import sigmoid, softmax
-from beicli.pipeline.tokenizer import Truncation, TruncationDirection
+from beicli.pipeline.tokenizer import Tokenizer, Truncation, TruncationDirection
 
 T = TypeVar("T")
 
@@ -52,6 +55,38 @@ def ask(
 
 def pair_logits(first: list[int], second: list[int], task: Task = Task.RERANKING) -> Float32:
     return logits([*word_ids(*first), *word_ids(*second)[1:]], task)
+
+
+def test_an_engine_whose_tokenizer_cannot_be_read_is_not_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[object] = []
+    monkeypatch.setattr("beicli.pipeline.loaded_engine.load_engine", lambda *_: loaded.append(0))
+
+    with pytest.raises(Exception, match="tokenizer"):
+        InferencePipeline.open(EngineArtifact(tmp_path, make_manifest()))
+
+    assert not loaded
+
+
+def test_a_tokenizer_that_fails_at_once_leaves_no_thread_and_no_engine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise ValueError("no words")
+
+    engine = FakeEngine()
+    monkeypatch.setattr(Tokenizer, "encode", fail)
+    monkeypatch.setattr(
+        "beicli.pipeline.loaded_engine._load", lambda *_: (engine, make_tokenizer())
+    )
+    threads = threading.active_count()
+
+    with pytest.raises(ValueError, match="no words"):
+        InferencePipeline.open(EngineArtifact(tmp_path, make_manifest()))
+
+    assert threading.active_count() == threads
+    assert engine.is_closed
 
 
 def test_equal_texts_are_computed_once_and_answered_each_time() -> None:

@@ -67,6 +67,8 @@ class LoadedEngine:
         """on_batch: hears of every forward pass."""
         self._manifest = manifest
         self._tokenizer = tokenizer
+        # Before there are threads, which nobody would end if it failed.
+        self._canary = tokenizer.encode(["ready"])[0].sequence
         self._threads = TokenizerPool(num_threads=available_cpus())
         batch_limits = BatchLimits(
             max_num_tokens=manifest.limits.max_num_tokens,
@@ -81,7 +83,6 @@ class LoadedEngine:
         )
         self._cache = ResultCache(limits.result_cache_bytes) if limits.result_cache_bytes else None
         self._has_pooled_output = manifest.model.task is not Task.TOKEN_CLASSIFICATION
-        self._canary = tokenizer.encode(["ready"])[0].sequence
 
     @classmethod
     def open(
@@ -120,7 +121,11 @@ class LoadedEngine:
         on_batch: Callable[[FinishedBatch], None] | None,
         limits: PipelineLimits,
     ) -> Self:
-        loaded = cls(artifact.manifest, tokenizer, engine, on_batch=on_batch, limits=limits)
+        try:
+            loaded = cls(artifact.manifest, tokenizer, engine, on_batch=on_batch, limits=limits)
+        except BaseException:
+            engine.close()
+            raise
         loaded.directory = artifact.path
         return loaded
 
@@ -276,8 +281,9 @@ class LoadedEngine:
 
 
 def _load(artifact: EngineArtifact, options: EngineOptions | None) -> tuple[Engine, Tokenizer]:
-    engine = load_engine(artifact, options or EngineOptions())
-    return engine, open_tokenizer(artifact.path, artifact.manifest)
+    # The engine last, since it alone would have to be closed if the other failed.
+    tokenizer = open_tokenizer(artifact.path, artifact.manifest)
+    return load_engine(artifact, options or EngineOptions()), tokenizer
 
 
 def open_tokenizer(directory: Path, manifest: Manifest) -> Tokenizer:
