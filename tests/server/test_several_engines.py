@@ -29,6 +29,7 @@ from beicli.artifact.directory import read_manifest, seal_artifact
 from beicli.errors import UsageError
 from beicli.model.routes import answers
 from beicli.model.spec import Task
+from beicli.pipeline.pipeline import InferencePipeline
 from beicli.server.front import Front, model_names
 from beicli.server.metrics import ServerMetrics
 from beicli.server.options import ServerOptions
@@ -179,6 +180,21 @@ def test_a_server_is_as_ready_as_the_least_of_its_engines() -> None:
     (ready,) = ask_several([get("/ready")], engines=engines)
 
     assert ready.status_code == 503
+
+
+def test_all_engines_are_asked_at_once_whether_they_are_ready(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    all_are_asked = asyncio.Barrier(len(NAMES))
+
+    async def check_ready(*_: object, **__: object) -> None:
+        await asyncio.wait_for(all_are_asked.wait(), TIMEOUT_S)
+
+    monkeypatch.setattr(InferencePipeline, "check_ready", check_ready)
+
+    (ready,) = ask_several([get("/ready")])
+
+    assert ready.status_code == 200
 
 
 def test_each_engine_counts_under_its_name_and_the_server_for_all() -> None:
