@@ -33,7 +33,7 @@ from beicli.engine.options import EngineOptions
 from beicli.errors import UnhealthyError
 from beicli.model.spec import Task
 from beicli.pipeline.loaded_engine import PipelineLimits
-from beicli.server.front import Front
+from beicli.server.front import Front, Generation
 from beicli.server.lifecycle import Lifecycle
 from beicli.server.metrics import ServerMetrics
 from beicli.server.options import ServerOptions
@@ -404,6 +404,74 @@ def test_a_reload_that_a_stop_ends_has_neither_failed_nor_succeeded(
 
     assert 'bei_reloads_total{result="failure"} 0.0' in page
     assert 'bei_reloads_total{result="success"} 0.0' in page
+
+
+def test_an_old_engine_that_hangs_is_told_at_health_and_to_the_next_reload(
+    engines: Engines, server: ReloadableServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Front, "_longest_inside_s", 0.0)
+    monkeypatch.setattr("beicli.server.front.CLOSE_TIMEOUT_S", 0.1)
+    monkeypatch.setattr("beicli.server.information.STALL_LIMIT_S", 0.1)
+    (old,) = engines.loaded
+    old.gate.clear()
+    with ThreadPoolExecutor(1) as clients:
+        inside = clients.submit(server.embed)
+        wait_until(lambda: 'te_request_count{method="single"} 1.0' in metrics(server))
+        engines.point_to(engines.make(1))
+        assert server.reload().status_code == 200
+
+        refused = server.reload()
+        wait_until(lambda: httpx2.get(server.url + "/health").status_code == 503)
+
+        assert refused.status_code == 500
+        assert "an engine of before the last reload does not end" in refused.json()["error"]
+        old.gate.set()
+        assert is_vector(inside.result(TIMEOUT_S), 0)
+    wait_until(lambda: old.is_closed)
+    wait_until(lambda: httpx2.get(server.url + "/health").status_code == 200)
+
+
+def test_a_new_engine_that_hangs_is_a_reload_that_failed(
+    engines: Engines, server: ReloadableServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def hang(engine: NumberedEngine, _: Batch) -> EngineOutput:
+        engine.gate.clear()
+        engine.gate.wait(TIMEOUT_S)
+        raise RuntimeError
+
+    monkeypatch.setattr("beicli.server.loading.TRIAL_LIMIT_S", 0.1)
+    monkeypatch.setattr("beicli.server.loading.CLOSE_TIMEOUT_S", 0.1)
+    engines.point_to(engines.make(1))
+    with monkeypatch.context() as patched:
+        patched.setattr(NumberedEngine, "forward", hang)
+        answer = server.reload()
+
+    assert answer.status_code == 500
+    assert "the engine's first answers took over 0.1 s" in answer.json()["error"]
+    assert is_vector(server.embed(), 0)
+    engines.loaded[1].gate.set()
+    wait_until(lambda: engines.loaded[1].num_closed == 1)
+
+
+def test_an_old_engine_that_does_not_close_well_is_let_go_all_the_same(
+    engines: Engines, server: ReloadableServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forgotten: list[Generation] = []
+
+    def forget(generation: Generation) -> None:
+        forgotten.append(generation)
+
+    monkeypatch.setattr(Generation, "forget", forget)
+
+    def fail(engine: NumberedEngine) -> None:
+        engine.num_closed += 1
+        raise RuntimeError
+
+    engines.point_to(engines.make(1))
+    with monkeypatch.context() as patched:
+        patched.setattr(NumberedEngine, "close", fail)
+        assert server.reload().status_code == 200
+        wait_until(lambda: len(forgotten) == 1)
 
 
 @pytest.mark.parametrize("header", ["x-forwarded-for", "forwarded", "origin"])

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import logging
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -12,12 +13,11 @@ from beicli.artifact.directory import EngineArtifact
 from beicli.artifact.manifest import Manifest
 from beicli.errors import EngineLostError, UsageError
 from beicli.pipeline.apart import run_apart
-from beicli.pipeline.golden import check_golden_answers
 from beicli.pipeline.pipeline import InferencePipeline
 from beicli.server.admin import Reload
 from beicli.server.app import cannot_reload, create_app_of
 from beicli.server.canary import Canary, open_canary
-from beicli.server.errors import AnswerErrors, LoadingError
+from beicli.server.errors import AnswerErrors, LoadingError, ReloadError
 from beicli.server.exchange import BODY_TIMEOUT_S, Admission, FinishRequestBody
 from beicli.server.inference import ServerState, WholeServer
 from beicli.server.key_limits import KeyGates
@@ -28,6 +28,11 @@ from beicli.server.paths import PlatformPaths
 from beicli.server.request_ids import IdentifyRequests
 from beicli.server.traffic import RequestTracer
 from beicli.server.watchers import close_tracer, make_tracer
+
+logger = logging.getLogger(__name__)
+
+# Where a request may wait for its engine for as long as it likes, a reload waits so long for it.
+_LONGEST_WAIT_S = 600.0
 
 
 class Generation:
@@ -100,7 +105,9 @@ class Front:
         self.admission = self._admissions[0] if num_engines == 1 else Admission(limit * num_engines)
         self._now: Generation | None = None
         self._loading = _loading_app()
-        self._retiring: set[asyncio.Task[None]] = set()
+        self._retiring: dict[asyncio.Task[None], Generation] = {}
+        # On the event loop's clock: by then the last of them is closed, if nothing hangs.
+        self._retires_until = 0.0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await (self._now or self._loading)(scope, receive, send)
@@ -124,17 +131,18 @@ class Front:
             )
         ]
         whole = WholeServer(
-            states, entrance=self.admission, metrics=self.metrics, tracer=self._tracer
+            states,
+            entrance=self.admission,
+            metrics=self.metrics,
+            tracer=self._tracer,
+            retiring=lambda: self.retiring,
         )
         app = create_app_of(whole, self.options, reload=self.reload)
         canaries = [state.canary for state in states if state.canary is not None]
         before, self._now = self._now, Generation(app, pipelines, canaries)
         self.is_serving.set()
         if before is not None:
-            before.unwatch()
-            retiring = asyncio.create_task(self._retire(before))
-            self._retiring.add(retiring)
-            retiring.add_done_callback(self._retiring.discard)
+            self._begin_to_retire(before)
 
     async def load(
         self, artifacts: Sequence[EngineArtifact], *, checks_answers: bool
@@ -150,18 +158,28 @@ class Front:
         pipelines = []
         try:
             for artifact, metrics in zip(artifacts, self.metrics.engines, strict=True):
-                pipelines.append(await load_pipeline(artifact, options, metrics))
-                if checks_answers:
-                    await check_golden_answers(pipelines[-1], artifact.path)
+                pipelines.append(
+                    await load_pipeline(artifact, options, metrics, checks_answers=checks_answers)
+                )
         except BaseException:
             await asyncio.gather(*map(close_pipeline, pipelines))
             raise
         return pipelines
 
     async def wait_retired(self) -> None:
-        """Wait until only those are in memory that answer now."""
-        if self._retiring:
-            await asyncio.wait(self._retiring)
+        """Wait until only those are in memory that answer now.
+
+        Raises ReloadError if one of those before does not end.
+        """
+        if not self._retiring:
+            return
+        left_s = self._retires_until - asyncio.get_running_loop().time()
+        _, hanging = await asyncio.wait(self._retiring, timeout=max(left_s, 0.0) + CLOSE_TIMEOUT_S)
+        if hanging:
+            raise ReloadError(
+                "an engine of before the last reload does not end, so a third has no place",
+                hint="one of its forward passes may hang: start the server anew",
+            )
 
     async def close(self) -> None:
         """Close all engines, once nobody is inside, and end what watches them."""
@@ -177,14 +195,23 @@ class Front:
         if self._tracer is not None:
             await close_tracer(self._tracer)
 
+    def _begin_to_retire(self, before: Generation) -> None:
+        before.unwatch()
+        retiring = asyncio.create_task(self._retire(before))
+        self._retiring[retiring] = before
+        retiring.add_done_callback(self._retiring.pop)
+        self._retires_until = asyncio.get_running_loop().time() + self._longest_inside_s
+
     async def _retire(self, before: Generation) -> None:
-        # By then every body has arrived and been answered, and only clients that do not read their
-        # answer are left: those need no engine.
-        longest_s = BODY_TIMEOUT_S + self.options.drain_timeout_s
+        # By then most bodies have arrived and been answered, and mostly clients are left that do
+        # not read their answer. Whoever asks the engine after all is refused.
         with suppress(TimeoutError):
-            await asyncio.wait_for(before.wait_empty(), longest_s)
+            await asyncio.wait_for(before.wait_empty(), self._longest_inside_s)
         for pipeline in before.pipelines:
-            await run_apart(pipeline.close)
+            try:
+                await run_apart(pipeline.close)
+            except Exception:
+                logger.exception("an engine of before the reload was not closed well")
         before.forget()
         # An application and its handlers refer to each other, and hold a tokenizer of megabytes.
         gc.collect()
@@ -196,6 +223,18 @@ class Front:
             self._now.unwatch()
 
     @property
+    def _longest_inside_s(self) -> float:
+        """For a body to arrive, its texts to wait, and the answer to be computed and read."""
+        limits = self.options.pipeline.admission
+        wait_s = max(limits.max_wait_s, limits.max_interactive_wait_s or 0.0)
+        return BODY_TIMEOUT_S + min(wait_s, _LONGEST_WAIT_S) + self.options.drain_timeout_s
+
+    @property
+    def retiring(self) -> list[InferencePipeline]:
+        """Those of before a reload that are not closed yet."""
+        return [each for before in self._retiring.values() for each in before.pipelines]
+
+    @property
     def pipelines(self) -> tuple[InferencePipeline, ...]:
         """Those that answer now; none while the first engine loads."""
         return () if self._now is None else self._now.pipelines
@@ -203,11 +242,13 @@ class Front:
     @property
     def lost(self) -> EngineLostError | None:
         """Why an engine can compute nothing more in this process; None while all can."""
-        return next((each.lost for each in self.pipelines if each.lost is not None), None)
+        every = (*self.pipelines, *self.retiring)
+        return next((each.lost for each in every if each.lost is not None), None)
 
     def stalled_for_s(self) -> float:
-        """How long the slowest running forward pass has been at it."""
-        return max((each.stalled_for_s() for each in self.pipelines), default=0.0)
+        """How long the slowest running forward pass has been at it, whoever still waits for it."""
+        every = (*self.pipelines, *self.retiring)
+        return max((each.stalled_for_s() for each in every), default=0.0)
 
 
 async def _gone(_: Scope, __: Receive, ___: Send) -> None:

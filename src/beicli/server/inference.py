@@ -5,7 +5,7 @@ request, `answer` asks the pipeline and says what the answer holds.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
@@ -70,12 +70,14 @@ class WholeServer:
     entrance: lets requests in before their engine is known; with one engine it is that engine's.
     metrics: what is counted whatever the engine; with one engine they are that engine's.
     tracer: who hears of every request; None if nobody does.
+    retiring: the engines of before a reload that are not closed yet.
     """
 
     states: Sequence[ServerState]
     entrance: Admission
     metrics: ServerMetrics
     tracer: RequestTracer | None = None
+    retiring: Callable[[], Sequence[InferencePipeline]] = lambda: ()
 
 
 class SizedRequest(Protocol):

@@ -93,7 +93,8 @@ class InformationEndpoints:
 
     async def health(self, _: Request) -> Response:
         """`GET /health`: whether the process is worth keeping; costs no forward pass."""
-        if any(each.pipeline.stalled_for_s() >= STALL_LIMIT_S for each in self._whole.states):
+        pipelines = [*(state.pipeline for state in self._whole.states), *self._whole.retiring()]
+        if any(each.stalled_for_s() >= STALL_LIMIT_S for each in pipelines):
             raise UnhealthyError("unhealthy")
         return Response()
 

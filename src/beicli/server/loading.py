@@ -3,10 +3,12 @@
 import asyncio
 import logging
 import threading
+from pathlib import Path
 
 from beicli.artifact.directory import EngineArtifact, read_manifest
 from beicli.errors import ArtifactError, EngineError, ServerStartError
 from beicli.pipeline.apart import run_apart
+from beicli.pipeline.golden import check_golden_answers
 from beicli.pipeline.pipeline import InferencePipeline
 from beicli.server.metrics import ServerMetrics
 from beicli.server.options import ServerOptions
@@ -15,12 +17,22 @@ logger = logging.getLogger(__name__)
 
 # For a forward pass to end, and after a drain for the last answers to be written.
 CLOSE_TIMEOUT_S = 5.0
+# For the warm-up and the golden answers of an engine that is to take the place of another: a few
+# passes, none of which may take a minute once it serves.
+TRIAL_LIMIT_S = 180.0
 
 
 async def load_pipeline(
-    artifact: EngineArtifact, options: ServerOptions, metrics: ServerMetrics
+    artifact: EngineArtifact,
+    options: ServerOptions,
+    metrics: ServerMetrics,
+    *,
+    checks_answers: bool,
 ) -> InferencePipeline:
-    """Load an engine and warm it up; raises ServerStartError if that fails."""
+    """Load an engine and warm it up; raises ServerStartError if that fails.
+
+    checks_answers: whether it has to give its golden answers as well, and all that in time.
+    """
     pipeline = await InferencePipeline.load(
         artifact,
         options=options.engine,
@@ -29,7 +41,7 @@ async def load_pipeline(
     )
     try:
         await run_apart(lambda: _check_unchanged(artifact))
-        await warm_up(pipeline)
+        await (_try_out(pipeline, artifact.path) if checks_answers else warm_up(pipeline))
     except BaseException:
         await close_pipeline(pipeline)
         raise
@@ -43,6 +55,18 @@ def _check_unchanged(artifact: EngineArtifact) -> None:
             f"`{artifact.path}` was replaced after it was verified",
             hint="reload the server with SIGHUP, or start it again",
         )
+
+
+async def _try_out(pipeline: InferencePipeline, directory: Path) -> None:
+    try:
+        async with asyncio.timeout(TRIAL_LIMIT_S):
+            await warm_up(pipeline)
+            await check_golden_answers(pipeline, directory)
+    except TimeoutError as error:
+        raise ServerStartError(
+            f"the engine's first answers took over {TRIAL_LIMIT_S:g} s",
+            hint="`bei validate` tells whether it works on this machine",
+        ) from error
 
 
 async def warm_up(pipeline: InferencePipeline) -> None:
