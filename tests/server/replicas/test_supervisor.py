@@ -1,5 +1,7 @@
 import socket
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.server.fakes import make_manifest
@@ -7,6 +9,7 @@ from tests.server.fakes import make_manifest
 from beicli.artifact.directory import EngineArtifact
 from beicli.errors import ServerStartError
 from beicli.server.options import ServerOptions
+from beicli.server.replicas.beats import CHECK_INTERVAL_S, SILENCE_LIMIT_S, Beats
 from beicli.server.replicas.place import Replica
 from beicli.server.replicas.plan import MAX_FAILURES, Backoff, ReplicaShare
 from beicli.server.replicas.supervisor import _shared_folder, _Supervisor
@@ -58,6 +61,42 @@ def test_one_that_served_is_started_again_but_not_for_ever(
     replica.backoff = Backoff(MAX_FAILURES)
     with pytest.raises(ServerStartError, match="replica 1 ended 8 times in a row"):
         supervisor._check_hope(replica, OOM_KILLED)
+
+
+class FakeProcess:
+    """Is there until it is killed."""
+
+    is_killed = False
+
+    def kill(self) -> None:
+        self.is_killed = True
+
+    def join(self) -> None:
+        pass
+
+
+def test_a_pause_of_everything_is_not_taken_for_replicas_that_hang(
+    supervisor: _Supervisor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_s = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now_s)
+    process: Any = FakeProcess()
+    supervisor._replicas.append(
+        Replica(ReplicaShare(0, ServerOptions(), ()), process, is_ready=True)
+    )
+    supervisor._beats = Beats.create(tmp_path / "beats", num_replicas=1)
+    supervisor._beats.beat(0)
+    supervisor._end_silent()
+
+    now_s += 10 * SILENCE_LIMIT_S
+    supervisor._end_silent()
+    assert not process.is_killed
+
+    paused_until_s = now_s
+    while not process.is_killed:
+        now_s += CHECK_INTERVAL_S
+        supervisor._end_silent()
+    assert now_s - paused_until_s == SILENCE_LIMIT_S
 
 
 @pytest.mark.parametrize("has_shared_memory", [True, False])

@@ -13,6 +13,9 @@ from pathlib import Path
 # A loop that does not turn for so long will not turn again.
 SILENCE_LIMIT_S = 60.0
 CHECK_INTERVAL_S = 5.0
+# Between two checks: the supervisor itself stood still, as in a container that was paused, and the
+# replicas with it.
+PAUSED_AFTER_S = 4 * CHECK_INTERVAL_S
 BEAT_INTERVAL_S = 1.0
 # In the folder that replicas share.
 BEATS_NAME = "beats"

@@ -91,6 +91,7 @@ class _Supervisor:
         self._reloads = Reloads(artifacts, self._replicas)
         self._terminal = Terminal()
         self._num_stops = 0
+        self._checked_at = time.monotonic()
         self._was_ready = False
         self._url = ""
 
@@ -151,6 +152,12 @@ class _Supervisor:
 
     def _end_silent(self) -> None:
         """End replicas whose event loop hangs; what they are told they would not hear."""
+        now = time.monotonic()
+        round_s, self._checked_at = now - self._checked_at, now
+        if round_s >= beats.PAUSED_AFTER_S:
+            # Whoever is well needs time to say so.
+            for replica in self._replicas:
+                self._beats.beat(replica.share.number)
         for replica in self._replicas:
             if replica.process is None or not replica.is_ready:
                 continue
