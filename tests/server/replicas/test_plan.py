@@ -107,6 +107,7 @@ def test_a_replica_that_ends_again_and_again_waits_longer_each_time_and_then_for
     assert pauses[:4] == [0.5, 1, 2, 4]
     assert max(pauses) == LONGEST_PAUSE_S
     assert len(pauses) == MAX_FAILURES
+    assert Backoff(10**6).pause_s == LONGEST_PAUSE_S
 
 
 def test_a_replica_that_was_healthy_starts_over() -> None:

@@ -63,6 +63,23 @@ def test_one_that_served_is_started_again_but_not_for_ever(
         supervisor._check_hope(replica, OOM_KILLED)
 
 
+def test_one_that_ends_again_and_again_does_not_end_those_that_serve(
+    supervisor: _Supervisor, replica: Replica, caplog: pytest.LogCaptureFixture
+) -> None:
+    process: Any = FakeProcess()
+    other = Replica(ReplicaShare(0, ServerOptions(), ()), process, is_ready=True)
+    other.backoff = replica.backoff = Backoff(MAX_FAILURES)
+    supervisor._replicas += [other, replica]
+    supervisor._was_ready = True
+
+    supervisor._check_hope(replica, OOM_KILLED)
+
+    assert caplog.messages == ["replica 1 ended 8 times in a row; the others go on without it"]
+    other.process = None
+    with pytest.raises(ServerStartError):
+        supervisor._check_hope(replica, OOM_KILLED)
+
+
 class FakeProcess:
     """Is there until it is killed."""
 

@@ -32,6 +32,11 @@ class Replica:
     def number(self) -> int:
         return self.share.number
 
+    @property
+    def is_of_use(self) -> bool:
+        """Whether it serves, or is likely to soon."""
+        return (self.process is not None and self.is_ready) or not self.backoff.is_hopeless
+
     def served_s(self) -> float:
         return time.monotonic() - self.ready_at if self.is_ready else 0.0
 

@@ -108,7 +108,8 @@ class Backoff:
 
     @property
     def pause_s(self) -> float:
-        exponent = max(self.num_failures - 1, 0)
+        # Beyond that the pause is the longest anyway, and a float has an end.
+        exponent = min(max(self.num_failures - 1, 0), MAX_FAILURES)
         return min(FIRST_PAUSE_S * float(2**exponent), LONGEST_PAUSE_S)
 
     @property

@@ -54,7 +54,7 @@ def run_replicas(
     """Serve `artifacts` with several processes until SIGTERM or SIGINT; SIGHUP reloads them.
 
     on_ready: called once with the server's URL, when every replica accepts requests.
-    Raises ServerStartError if a replica does not start, or ends again and again.
+    Raises ServerStartError if a replica does not start at first, or all end again and again.
     """
     shares = share(
         options,
@@ -245,7 +245,13 @@ class _Supervisor:
 
     def _check_hope(self, replica: Replica, exit_code: int | None) -> None:
         """Raise ServerStartError if starting the replica again would not help."""
-        if self._was_ready and not replica.backoff.is_hopeless:
+        if self._was_ready and any(each.is_of_use for each in (replica, *self._replicas)):
+            if replica.backoff.is_hopeless:
+                logger.error(
+                    "replica %d ended %d times in a row; the others go on without it",
+                    replica.number,
+                    replica.backoff.num_failures,
+                )
             return
         if replica.failed is not None:
             raise ServerStartError(replica.failed.message, hint=replica.failed.hint)
