@@ -74,15 +74,17 @@ class SlotCollector(Collector):
 class CanaryCollector(Collector):
     """How far from the reference the last canary was; NaN before the first."""
 
-    def __init__(self, figures: Callable[[], CanaryFigures]) -> None:
+    def __init__(self, figures: Callable[[], CanaryFigures] | None) -> None:
         self._figures = figures
 
-    def go_on_with(self, figures: Callable[[], CanaryFigures]) -> None:
-        """Tell of this canary instead."""
+    def go_on_with(self, figures: Callable[[], CanaryFigures] | None) -> None:
+        """Tell of this canary instead; None if there is none any more."""
         self._figures = figures
 
     def collect(self) -> Iterator[Metric]:
-        """Yield the gauges, those of the measure that the engine's task has."""
+        """Yield the gauges of the measure that the engine's task has; none without a canary."""
+        if self._figures is None:
+            return
         now = self._figures()
         measure = "cosine_min" if now.is_cosine else "score_error_max"
         what = (

@@ -54,8 +54,7 @@ class ServerState:
         metrics.watch_queue(lambda: pipeline.num_waiting, pipeline.estimated_wait_s)
         metrics.watch_slots(pipeline.busy_s)
         metrics.watch_requests(lambda: self.admission.num_inside)
-        if self.canary is not None:
-            metrics.watch_canary(self.canary.figures)
+        metrics.watch_canary(None if self.canary is None else self.canary.figures)
         if pipeline.cache_statistics() is not None:
             metrics.watch_cache(pipeline.cache_statistics)
         metrics.describe(

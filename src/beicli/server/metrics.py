@@ -166,8 +166,8 @@ class ServerMetrics:
         """Read from this how many connections are open whenever the page is asked for."""
         self._connections.set_function(num_open)
 
-    def watch_canary(self, figures: Callable[[], CanaryFigures]) -> None:
-        """Say on the page how the canary does, instead of one before."""
+    def watch_canary(self, figures: Callable[[], CanaryFigures] | None) -> None:
+        """Say on the page how the canary does, instead of one before; None if there is none."""
         if self._canary is None:
             self._canary = CanaryCollector(figures)
             self._registry.register(self._canary)

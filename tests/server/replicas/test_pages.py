@@ -216,6 +216,16 @@ def test_of_canaries_the_worst_and_the_oldest_is_told() -> None:
         assert total["bei_canary_timestamp_seconds[]"] == 20
 
 
+def test_a_canary_that_is_gone_is_told_no_more() -> None:
+    metrics, result = ServerMetrics(), CanaryResult(1.0, 1.0, None)
+    metrics.watch_canary(lambda: CanaryFigures(is_cosine=True, allowed=0.999, last=result))
+    assert b"bei_canary" in metrics.render()
+
+    metrics.watch_canary(None)
+
+    assert b"bei_canary" not in metrics.render()
+
+
 def test_of_errors_of_scores_the_largest_is_told() -> None:
     def scores(error: float) -> bytes:
         metrics, result = ServerMetrics(), CanaryResult(error, 1.0, None)
