@@ -30,6 +30,8 @@ from beicli.errors import UsageError
 from beicli.model.routes import answers
 from beicli.model.spec import Task
 from beicli.pipeline.pipeline import InferencePipeline
+from beicli.scheduler.admission import QueueState
+from beicli.scheduler.terms import Priority
 from beicli.server.front import Front, model_names
 from beicli.server.metrics import ServerMetrics
 from beicli.server.options import ServerOptions
@@ -247,6 +249,26 @@ def test_an_engine_that_is_full_leaves_the_others_alone() -> None:
         answers = asking.result(TIMEOUT_S)
 
     assert [each.status_code for each in answers] == [200, 429, 200, 429]
+
+
+def test_a_server_that_is_full_tells_what_waits_for_any_of_its_engines(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    waiting = QueueState(num_sequences=2, num_tokens=30, priority=Priority.BULK, wait_s=None)
+    states = iter([waiting, replace(waiting, wait_s=7.0), replace(waiting, wait_s=3.0)])
+    monkeypatch.setattr(InferencePipeline, "queue_state", lambda _: next(states))
+
+    (answer,) = ask_several(
+        [post("/embed", inputs="w1")], options=ServerOptions(max_concurrent_requests=0)
+    )
+
+    assert answer.status_code == 429
+    assert answer.headers["retry-after"] == "7"
+    assert answer.json()["queue"] == {
+        "waiting_inputs": 6,
+        "waiting_tokens": 90,
+        "estimated_wait_ms": 7000,
+    }
 
 
 def test_two_engines_of_one_name_are_refused() -> None:

@@ -14,6 +14,7 @@ from beicli.artifact.manifest import Manifest
 from beicli.errors import EngineLostError, UsageError
 from beicli.pipeline.apart import run_apart
 from beicli.pipeline.pipeline import InferencePipeline
+from beicli.scheduler.admission import QueueState
 from beicli.server.admin import Reload
 from beicli.server.app import cannot_reload, create_app_of
 from beicli.server.canary import Canary, open_canary
@@ -138,6 +139,10 @@ class Front:
             retiring=lambda: self.retiring,
         )
         app = create_app_of(whole, self.options, reload=self.reload)
+        if len(states) > 1:
+            self.admission.queue_state = lambda: _sum_states(
+                [pipeline.queue_state() for pipeline in pipelines]
+            )
         canaries = [state.canary for state in states if state.canary is not None]
         before, self._now = self._now, Generation(app, pipelines, canaries)
         self.is_serving.set()
@@ -266,6 +271,16 @@ def model_names(options: ServerOptions, manifests: Sequence[Manifest]) -> list[s
                 hint="give each a name of its own with `--name`, in their order",
             )
     return names
+
+
+def _sum_states(states: Sequence[QueueState]) -> QueueState:
+    """Return what waits for any of several engines, of which nobody knows yet who is asked."""
+    return QueueState(
+        num_sequences=sum(state.num_sequences for state in states),
+        num_tokens=sum(state.num_tokens for state in states),
+        priority=states[0].priority,
+        wait_s=max((state.wait_s for state in states if state.wait_s is not None), default=None),
+    )
 
 
 def _loading_app() -> ASGIApp:
