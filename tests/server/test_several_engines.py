@@ -57,7 +57,7 @@ def ask_several(
         given = replace(options or ServerOptions(), model_names=NAMES)
         with ExitStack() as stack:
             pipelines = [stack.enter_context(make_pipeline(e)) for e in engines or make_engines()]
-            front = Front(given, SeveralMetrics(len(NAMES)), num_engines=len(NAMES))
+            front = Front(given, SeveralMetrics(NAMES), num_engines=len(NAMES))
             front.put(pipelines)
             transport = httpx2.ASGITransport(front)
             async with httpx2.AsyncClient(transport=transport, base_url="http://test") as client:
@@ -207,7 +207,7 @@ def test_each_engine_counts_under_its_name_and_the_server_for_all() -> None:
         options = ServerOptions(model_names=NAMES)
         with ExitStack() as stack:
             pipelines = [stack.enter_context(make_pipeline(e)) for e in make_engines()]
-            front = Front(options, SeveralMetrics(3), num_engines=3)
+            front = Front(options, SeveralMetrics(NAMES), num_engines=3)
             front.put(pipelines)
             transport = httpx2.ASGITransport(front)
             async with httpx2.AsyncClient(transport=transport, base_url="http://test") as client:
@@ -224,6 +224,27 @@ def test_each_engine_counts_under_its_name_and_the_server_for_all() -> None:
     assert 'bei_requests_total{route="/embed",status="200"} 1.0' in page
     assert page.count("# TYPE te_embed_count counter") == 1
     assert page.count("bei_build_info{") == 3
+
+
+def test_what_engines_count_keeps_the_name_it_began_with() -> None:
+    async def run() -> list[str]:
+        metrics = SeveralMetrics(["first", "second"])
+        front = Front(ServerOptions(), metrics, num_engines=2)
+        pages = [metrics.render().decode()]
+        with ExitStack() as stack:
+            for names in (("first", "second"), ("first", "third")):
+                front.options = replace(front.options, model_names=names)
+                front.put([stack.enter_context(make_pipeline(FakeEngine())) for _ in names])
+                pages.append(metrics.render().decode())
+            return pages
+
+    loading, before, after = asyncio.run(run())
+
+    for page in (loading, before, after):
+        assert 'te_embed_count{model="second"} 0.0' in page
+        assert 'te_embed_count{model="third"}' not in page
+        assert 'te_embed_count{model=""}' not in page
+    assert 'model="third"' in after
 
 
 def test_the_page_of_one_engine_names_no_model_but_in_what_is_served() -> None:

@@ -68,8 +68,6 @@ class ServerMetrics:
     pages: those of all replicas, where this server is one of several.
     """
 
-    model_name = ""
-
     def __init__(self, pages: MetricsPages | None = None) -> None:
         self._pages = pages
         self._registry = CollectorRegistry()
@@ -132,7 +130,6 @@ class ServerMetrics:
 
     def describe(self, manifest: Manifest, *, served_model_name: str, num_slots: int) -> None:
         """Say what is served, and with how many slots."""
-        self.model_name = served_model_name
         self._slots.set(num_slots)
         self._build_info.clear()
         self._build_info.labels(

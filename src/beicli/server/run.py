@@ -20,7 +20,7 @@ from beicli.pipeline.apart import is_working_apart
 from beicli.pipeline.pipeline import InferencePipeline
 from beicli.server.connections import BACKLOG, Connections
 from beicli.server.exchange import Admission
-from beicli.server.front import Front
+from beicli.server.front import Front, model_names
 from beicli.server.lifecycle import Lifecycle, ends_if_lost, unless_stopped
 from beicli.server.loading import CLOSE_TIMEOUT_S
 from beicli.server.options import ServerOptions
@@ -78,8 +78,8 @@ async def serve(
 ) -> None:
     """As `run_server`, on the running event loop and without signals."""
     with closing(bind_socket(options.host, options.port)) as listener:
-        num_engines = len(artifacts)
-        front = Front(options, metrics_of(num_engines), num_engines=num_engines)
+        names = model_names(options, [artifact.manifest for artifact in artifacts])
+        front = Front(options, metrics_of(names), num_engines=len(names))
         reloader = Reloader(front, lifecycle, [artifact.path for artifact in artifacts])
         front.reload = reloader.reload
         obeying = asyncio.create_task(reloader.obey())

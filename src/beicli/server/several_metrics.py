@@ -14,11 +14,16 @@ _OF_THE_SERVER = frozenset(
 
 
 class SeveralMetrics(ServerMetrics):
-    """Counts for the server itself, and has others that count for an engine each."""
+    """Counts for the server itself, and has others that count for an engine each.
 
-    def __init__(self, num_engines: int, pages: MetricsPages | None = None) -> None:
+    names: what the engines are called when the server starts. They stay in the labels when a reload
+    brings engines of other names, as a counter under a new name would begin at zero.
+    """
+
+    def __init__(self, names: Sequence[str], pages: MetricsPages | None = None) -> None:
         super().__init__(pages)
-        self._engines = [ServerMetrics() for _ in range(num_engines)]
+        self._names = names
+        self._engines = [ServerMetrics() for _ in names]
 
     @property
     def engines(self) -> Sequence[ServerMetrics]:
@@ -27,18 +32,21 @@ class SeveralMetrics(ServerMetrics):
     def collect(self) -> Iterator[Metric]:
         """Yield the figures of the engines, each labelled with its model, then the server's."""
         found: dict[str, Metric] = {}
-        for engine in self._engines:
+        for name, engine in zip(self._names, self._engines, strict=True):
             for metric in engine.collect():
                 if metric.name not in _OF_THE_SERVER:
                     empty = Metric(metric.name, metric.documentation, metric.type)
                     found.setdefault(metric.name, empty).samples += [
-                        sample._replace(labels={"model": engine.model_name, **sample.labels})
+                        sample._replace(labels={"model": name, **sample.labels})
                         for sample in metric.samples
                     ]
         yield from found.values()
         yield from (each for each in super().collect() if each.name in _OF_THE_SERVER)
 
 
-def metrics_of(num_engines: int, pages: MetricsPages | None = None) -> ServerMetrics:
-    """Return the metrics of a server; pages: those of all replicas, if there are several."""
-    return ServerMetrics(pages) if num_engines == 1 else SeveralMetrics(num_engines, pages)
+def metrics_of(names: Sequence[str], pages: MetricsPages | None = None) -> ServerMetrics:
+    """Return the metrics of a server with engines of these names.
+
+    pages: those of all replicas, if there are several.
+    """
+    return ServerMetrics(pages) if len(names) == 1 else SeveralMetrics(names, pages)

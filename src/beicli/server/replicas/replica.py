@@ -23,7 +23,7 @@ from beicli.artifact.manifest import Manifest
 from beicli.errors import BeiError, UnhealthyError
 from beicli.server.access_log import configure_logging
 from beicli.server.errors import ReloadError, ReloadUnderWayError
-from beicli.server.front import Front
+from beicli.server.front import Front, model_names
 from beicli.server.lifecycle import Lifecycle, unless_stopped
 from beicli.server.loading import CLOSE_TIMEOUT_S
 from beicli.server.metrics import ServerMetrics
@@ -82,9 +82,9 @@ async def _serve(
     shared: Path,
 ) -> None:
     options = share.options
-    num_engines = len(artifacts)
-    metrics = metrics_of(num_engines, MetricsPages(shared, share.number))
-    front = Front(options, metrics, num_engines=num_engines)
+    names = model_names(options, [artifact.manifest for artifact in artifacts])
+    metrics = metrics_of(names, MetricsPages(shared, share.number))
+    front = Front(options, metrics, num_engines=len(names))
     beats = Beats(shared / BEATS_NAME, num_replicas=options.num_replicas)
     counts = OpenConnections(shared / COUNTS_NAME, num_replicas=options.num_replicas)
 
