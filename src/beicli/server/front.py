@@ -117,6 +117,7 @@ class Front:
         """Let these answer from now on; those before are closed when nobody inside needs them."""
         names = model_names(self.options, [pipeline.manifest for pipeline in pipelines])
         if self._now is None:
+            # Its resource holds for the process, so another name later is not taken over.
             self._tracer = make_tracer(self.options, model_name=", ".join(names))
         states = [
             ServerState(
