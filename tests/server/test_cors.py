@@ -1,9 +1,13 @@
+import asyncio
+
 import httpx2
 import pytest
 from tests.server.fakes import ask, live_server
 
 from beicli.cli.serve_options import check_origins
 from beicli.errors import UsageError
+from beicli.server.front import Front
+from beicli.server.metrics import ServerMetrics
 from beicli.server.options import ServerOptions
 
 ORIGIN = "https://app.example"
@@ -49,6 +53,20 @@ def test_a_browser_gets_leave_without_a_key_and_the_request_wants_one() -> None:
         assert answer.headers["access-control-allow-origin"] == ORIGIN
         assert answer.headers["access-control-expose-headers"] == "*"
         assert "access-control-allow-credentials" not in answer.headers
+
+
+def test_a_page_may_read_that_the_server_still_loads_its_engine() -> None:
+    async def run() -> tuple[httpx2.Response, httpx2.Response]:
+        transport = httpx2.ASGITransport(Front(LOCKED, ServerMetrics()))
+        async with httpx2.AsyncClient(transport=transport, base_url="http://test") as client:
+            preflight = await client.options("/v1/embeddings", headers=PREFLIGHT)
+            return preflight, await client.post("/v1/embeddings", headers={"origin": ORIGIN})
+
+    preflight, refused = asyncio.run(run())
+
+    assert (preflight.status_code, refused.status_code) == (200, 503)
+    for answer in (preflight, refused):
+        assert answer.headers["access-control-allow-origin"] == ORIGIN
 
 
 @pytest.mark.parametrize("origin", ["https://other.example", "https://app.example:444", "null"])

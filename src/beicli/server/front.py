@@ -18,6 +18,7 @@ from beicli.scheduler.admission import QueueState
 from beicli.server.admin import Reload
 from beicli.server.app import cannot_reload, create_app_of
 from beicli.server.canary import Canary, open_canary
+from beicli.server.cors import cors
 from beicli.server.errors import AnswerErrors, LoadingError, ReloadError
 from beicli.server.exchange import BODY_TIMEOUT_S, Admission, FinishRequestBody
 from beicli.server.inference import ServerState, WholeServer
@@ -105,7 +106,7 @@ class Front:
         # With several engines a request is inside before it is known whom it asks.
         self.admission = self._admissions[0] if num_engines == 1 else Admission(limit * num_engines)
         self._now: Generation | None = None
-        self._loading = _loading_app()
+        self._loading = _loading_app(options)
         self._retiring: dict[asyncio.Task[None], Generation] = {}
         # On the event loop's clock: by then the last of them is closed, if nothing hangs.
         self._retires_until = 0.0
@@ -284,9 +285,11 @@ def _sum_states(states: Sequence[QueueState]) -> QueueState:
     )
 
 
-def _loading_app() -> ASGIApp:
+def _loading_app(options: ServerOptions) -> ASGIApp:
     """Return what answers while the first engine loads: every route alike, health included."""
     app: ASGIApp = AnswerErrors(_refuse)
+    for middleware in cors(options.cors_origins):
+        app = middleware.cls(app, *middleware.args, **middleware.kwargs)
     app = FinishRequestBody(app)
     # Where the bare address leads is not known yet, and each of its routes refuses alike.
     app = PlatformPaths(app, default_route="/predict")
