@@ -1,4 +1,6 @@
 import asyncio
+import math
+import time
 from collections.abc import Callable, Coroutine
 from contextlib import closing
 
@@ -57,6 +59,36 @@ def test_a_replica_whose_engine_hangs_tells_who_waits_and_ends() -> None:
         asyncio.run(serve(engine, client))
 
     assert statuses == [503]
+
+
+class Stalled:
+    """An engine whose forward pass began at the time zero."""
+
+    lost = None
+    now_s = 0.0
+    has_died = False
+
+    def stalled_for_s(self) -> float:
+        return math.inf if self.has_died else self.now_s
+
+
+@pytest.mark.parametrize("has_died", [False, True])
+def test_a_pause_of_the_process_is_not_taken_for_a_pass_that_hangs(
+    monkeypatch: pytest.MonkeyPatch, *, has_died: bool
+) -> None:
+    limit_s = 60.0
+    monkeypatch.setattr(heartbeat, "STALL_LIMIT_S", limit_s)
+    engine = Stalled()
+    monkeypatch.setattr(time, "monotonic", lambda: engine.now_s)
+    watch = heartbeat.Heartbeat(engine)
+    assert not watch.is_over()
+
+    engine.now_s, engine.has_died = 10 * limit_s, has_died
+    assert watch.is_over() == has_died
+
+    while not watch.is_over():
+        engine.now_s += 1.0
+    assert engine.now_s == 10 * limit_s + (0.0 if has_died else limit_s)
 
 
 def test_a_replica_that_nobody_asks_for_longer_goes_on() -> None:

@@ -9,7 +9,7 @@ from tests.server.fakes import make_manifest
 from beicli.artifact.directory import EngineArtifact
 from beicli.errors import ServerStartError
 from beicli.server.options import ServerOptions
-from beicli.server.replicas.beats import CHECK_INTERVAL_S, SILENCE_LIMIT_S, Beats
+from beicli.server.replicas.beats import Beats
 from beicli.server.replicas.place import Replica
 from beicli.server.replicas.plan import MAX_FAILURES, Backoff, ReplicaShare
 from beicli.server.replicas.supervisor import _shared_folder, _Supervisor
@@ -95,7 +95,8 @@ class FakeProcess:
 def test_a_pause_of_everything_is_not_taken_for_replicas_that_hang(
     supervisor: _Supervisor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    now_s = 1000.0
+    now_s, limit_s = 1000.0, 60.0
+    monkeypatch.setattr("beicli.server.replicas.beats.SILENCE_LIMIT_S", limit_s)
     monkeypatch.setattr(time, "monotonic", lambda: now_s)
     process: Any = FakeProcess()
     supervisor._replicas.append(
@@ -105,15 +106,15 @@ def test_a_pause_of_everything_is_not_taken_for_replicas_that_hang(
     supervisor._beats.beat(0)
     supervisor._end_silent()
 
-    now_s += 10 * SILENCE_LIMIT_S
+    now_s += 10 * limit_s
     supervisor._end_silent()
     assert not process.is_killed
 
     paused_until_s = now_s
     while not process.is_killed:
-        now_s += CHECK_INTERVAL_S
+        now_s += 5.0
         supervisor._end_silent()
-    assert now_s - paused_until_s == SILENCE_LIMIT_S
+    assert now_s - paused_until_s == limit_s
 
 
 @pytest.mark.parametrize("has_shared_memory", [True, False])
