@@ -13,7 +13,7 @@ MAX_FILE_LINES = 350
 MAX_FUNCTION_LINES = 60
 # Of these about 2,200 are the OpenAPI document, which is data, and 1,300 are networks and
 # configurations that transformers lacks or spells otherwise, a file a family.
-MAX_TOTAL_LINES = 46_500
+MAX_TOTAL_LINES = 47_000
 
 
 def main() -> None:

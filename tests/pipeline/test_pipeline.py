@@ -57,16 +57,16 @@ def pair_logits(first: list[int], second: list[int], task: Task = Task.RERANKING
     return logits([*word_ids(*first), *word_ids(*second)[1:]], task)
 
 
-def test_an_engine_whose_tokenizer_cannot_be_read_is_not_loaded(
+def test_an_engine_whose_tokenizer_cannot_be_read_is_closed_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loaded: list[object] = []
-    monkeypatch.setattr("beicli.pipeline.loaded_engine.load_engine", lambda *_: loaded.append(0))
+    engine = FakeEngine()
+    monkeypatch.setattr("beicli.pipeline.loaded_engine.load_engine", lambda *_: engine)
 
     with pytest.raises(Exception, match="tokenizer"):
         InferencePipeline.open(EngineArtifact(tmp_path, make_manifest()))
 
-    assert not loaded
+    assert engine.is_closed
 
 
 def test_a_tokenizer_that_fails_at_once_leaves_no_thread_and_no_engine(

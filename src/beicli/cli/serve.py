@@ -30,7 +30,7 @@ from beicli.cli.serve_options import (
     collect_api_keys,
     make_key_limits,
 )
-from beicli.cli.serving import read_names, read_number_of_replicas, read_replicas, run_engines
+from beicli.cli.serving import count_gpus, read_names, read_number_of_replicas, run_engines
 from beicli.cli.traces import traces_endpoint
 from beicli.server.signals import ends_at_once
 
@@ -223,9 +223,11 @@ def serve(
 ) -> None:
     """Serve engine directories over HTTP until SIGTERM."""
     from beicli.artifact.directory import EngineArtifact
+    from beicli.engine.options import EngineOptions, GpuOptions
+    from beicli.server.options import ServerOptions
 
     # All that may be wrong first, as opening reads every byte of the engines.
-    read_number_of_replicas(replicas)
+    num_replicas = read_number_of_replicas(replicas)
     api_keys = collect_api_keys(api_key, api_key_file)
     key_limits = make_key_limits(
         max_requests=max_requests_per_key,
@@ -233,19 +235,10 @@ def serve(
         burst=burst_per_key,
         api_keys=api_keys,
     )
-    origins = check_origins(cors_origin)
-    collector = traces_endpoint(otlp_endpoint)
-    tls = check_tls_files(tls_certificate, tls_key)
-    names = read_names(name, served_model_name, num_engines=len(engines))
-    artifacts = [EngineArtifact.open(engine) for engine in engines]
-    num_replicas = read_replicas(replicas, artifacts, device_id=device_id)
-    from beicli.engine.options import EngineOptions, GpuOptions
-    from beicli.server.options import ServerOptions
-
     options = ServerOptions(
         host=host,
         port=port,
-        model_names=names,
+        model_names=read_names(name, served_model_name, num_engines=len(engines)),
         max_client_batch_size=max_client_batch_size,
         max_concurrent_requests=max_concurrent_requests,
         max_body_bytes=max_body_mib * 1024 * 1024,
@@ -256,15 +249,15 @@ def serve(
         api_keys=api_keys,
         admin_keys=() if admin_key_file is None else read_api_keys(admin_key_file),
         key_limits=key_limits,
-        tls=tls,
-        cors_origins=origins,
+        tls=check_tls_files(tls_certificate, tls_key),
+        cors_origins=check_origins(cors_origin),
         pipeline=make_pipeline_limits(
             max_wait_s=max_wait_s,
             max_interactive_wait_s=max_interactive_wait_s,
             max_waiting_tokens=max_waiting_tokens,
             result_cache_mib=result_cache_mib,
         ),
-        otlp_endpoint=collector,
+        otlp_endpoint=traces_endpoint(otlp_endpoint),
         canary_interval_s=canary_interval_s,
         canary_min_cosine=canary_min_cosine,
         canary_max_score_error=canary_max_score_error,
@@ -282,4 +275,7 @@ def serve(
             ),
         ),
     )
+    artifacts = [EngineArtifact.open(engine) for engine in engines]
+    if replicas == "auto" and device_id is None:
+        num_replicas = count_gpus(artifacts) or num_replicas
     run_engines(artifacts, options, num_replicas=num_replicas)

@@ -71,17 +71,13 @@ def read_names(
     return tuple(given)
 
 
-def read_replicas(
-    asked: str, artifacts: "Sequence[EngineArtifact]", *, device_id: int | None
-) -> int:
-    """Return how many processes are to serve."""
-    num_replicas = read_number_of_replicas(asked)
-    has_gpu = any(artifact.manifest.gpu is not None for artifact in artifacts)
-    if asked == "auto" and has_gpu and device_id is None:
-        from beicli.tensorrt.driver import read_driver
+def count_gpus(artifacts: "Sequence[EngineArtifact]") -> int:
+    """Return how many GPUs there are for engines that want one; 0 where none does."""
+    if all(artifact.manifest.gpu is None for artifact in artifacts):
+        return 0
+    from beicli.tensorrt.driver import read_driver
 
-        return len(read_driver().devices)
-    return num_replicas
+    return len(read_driver().devices)
 
 
 def read_number_of_replicas(asked: str) -> int:

@@ -281,9 +281,13 @@ class LoadedEngine:
 
 
 def _load(artifact: EngineArtifact, options: EngineOptions | None) -> tuple[Engine, Tokenizer]:
-    # The engine last, since it alone would have to be closed if the other failed.
-    tokenizer = open_tokenizer(artifact.path, artifact.manifest)
-    return load_engine(artifact, options or EngineOptions()), tokenizer
+    # The engine first: whether anything here can run it is what a user has to know first.
+    engine = load_engine(artifact, options or EngineOptions())
+    try:
+        return engine, open_tokenizer(artifact.path, artifact.manifest)
+    except BaseException:
+        engine.close()
+        raise
 
 
 def open_tokenizer(directory: Path, manifest: Manifest) -> Tokenizer:
