@@ -79,7 +79,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=5.0)
     parser.add_argument("--peak-seconds", type=float, default=30.0)
     parser.add_argument("--max-wait-s", default="2", help="of the server")
-    parser.add_argument("--max-interactive-wait-s", default="0.05", help="of the server")
+    parser.add_argument("--max-interactive-wait-s", default="0.03", help="of the server")
     arguments = parser.parse_args()
     if (arguments.texts is None) == (arguments.models is None):
         parser.error("one of --models and --texts is needed")

@@ -3,12 +3,13 @@
 import asyncio
 import json
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import cycle
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
-from raw_http import RawConnection, embeddings
+from raw_http import RawAnswer, RawConnection, embeddings
 
 from beicli.bench.loads import arrivals
 
@@ -129,13 +130,19 @@ class _Sender:
             task.add_done_callback(running.discard)
         await asyncio.gather(*running)
 
+    async def _ask(self, request: bytes) -> tuple[RawConnection, RawAnswer]:
+        """Ask on an idle connection, or on a new one; as any client, once more if it was closed."""
+        if self._idle:
+            connection = self._idle.pop()
+            with suppress(OSError, EOFError):
+                return connection, await connection.ask(request)
+        connection = await RawConnection.open(self._plan.url)
+        return connection, await connection.ask(request)
+
     async def _send(self, due_at: float) -> None:
         try:
             async with asyncio.timeout(TIMEOUT_S):
-                connection = (
-                    self._idle.pop() if self._idle else await RawConnection.open(self._plan.url)
-                )
-                answer = await connection.ask(next(self._requests))
+                connection, answer = await self._ask(next(self._requests))
         except (OSError, EOFError):
             # A timeout is one too. Without a pause a server that is gone would be asked for ever.
             self._outcomes.append(Outcome(due_at, time.monotonic(), 0, has_retry_after=False))
