@@ -35,7 +35,12 @@ from beicli.server.connections import Connections
 from beicli.server.lifecycle import Lifecycle, ends_if_lost
 from beicli.server.loading import close_pipeline
 from beicli.server.options import ServerOptions
-from beicli.server.run import _explain_bind_error, bind_socket, run_server
+from beicli.server.run import (
+    _explain_bind_error,
+    bind_socket,
+    connections_with_files,
+    run_server,
+)
 
 EMBEDDINGS = "/v1/embeddings"
 HEAD = b"POST /v1/embeddings HTTP/1.1\r\nhost: test\r\ncontent-type: application/json\r\n"
@@ -531,6 +536,24 @@ def test_run_server_serves_an_engine_directory_until_sigterm(tmp_path: Path) -> 
     assert len(embeddings.json()["data"]) == 2
     # The server's metrics hear of the engine's batches, the warm-up's included.
     assert "te_batch_next_tokens_sum 25.0" in metrics.text
+
+
+@pytest.mark.parametrize(
+    ("soft", "wanted", "possible"),
+    [(-1, 16384, 16384), (65536, 16384, 16384), (1024, 16384, 896), (1024, 800, 800), (64, 10, 1)],
+)
+def test_no_more_connections_are_accepted_than_there_are_files_for(
+    soft: int,
+    wanted: int,
+    possible: int,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (soft, soft))
+
+    assert connections_with_files(wanted) == possible
+    # Whoever gets less than was asked for hears of it.
+    assert len(caplog.records) == (possible < wanted)
 
 
 def test_run_server_makes_room_for_more_connections_than_a_shell_allows(tmp_path: Path) -> None:

@@ -34,6 +34,8 @@ logger = logging.getLogger(__name__)
 MAX_PORT = 65535
 # Many shells allow 1,024, which is less than the requests that may be served at once.
 MAX_OPEN_FILES = 65536
+# For engines that are read, also during a reload, and for logs.
+RESERVED_FILES = 128
 
 
 def run_server(
@@ -131,8 +133,9 @@ def _accept(front: Front, listener: socket.socket, lifecycle: Lifecycle) -> tupl
     options = front.options
     tls = None if options.tls is None else make_tls_context(options.tls)
     url = _listen(listener, scheme="http" if tls is None else "https")
+    max_open = connections_with_files(options.max_connections)
     connections = Connections.accept(
-        front, listener, turns=lifecycle.turns, max_open=options.max_connections, tls=tls
+        front, listener, turns=lifecycle.turns, max_open=max_open, tls=tls
     )
     front.metrics.watch_connections(lambda: connections.num_open)
     return connections, url
@@ -159,6 +162,23 @@ def allow_many_connections() -> None:
     wanted = MAX_OPEN_FILES if hard == resource.RLIM_INFINITY else min(MAX_OPEN_FILES, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def connections_with_files(wanted: int) -> int:
+    """Return how many connections of those wanted this process may open files for."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or wanted + RESERVED_FILES <= soft:
+        return wanted
+    possible = max(soft - RESERVED_FILES, 1)
+    if wanted > possible:
+        logger.warning(
+            "at most %d connections at once, not %d: this process may open %d files; raise its "
+            "limit, such as `LimitNOFILE` of systemd",
+            possible,
+            wanted,
+            soft,
+        )
+    return min(wanted, possible)
 
 
 def bind_socket(host: str, port: int) -> socket.socket:
