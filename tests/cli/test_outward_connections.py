@@ -41,6 +41,12 @@ def loud(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
+def run_python(code: str, *, check: bool) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=check, cwd=REPOSITORY
+    )
+
+
 @pytest.mark.parametrize(
     ("guard", "attempt"),
     [
@@ -61,13 +67,7 @@ def test_the_guard_ends_whoever_turns_outwards(guard: str, attempt: str) -> None
         f"{attempt}\n"
     )
 
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=REPOSITORY,
-    )
+    done = run_python(code, check=False)
 
     assert (done.returncode, done.stdout) == (-signal.SIGSYS, "guarded\n")
     assert without_connections.TRACE in done.stderr
@@ -80,13 +80,7 @@ def test_the_guard_of_a_server_lets_it_listen() -> None:
         "socket.create_server(('127.0.0.1', 0)); socket.socketpair(type=socket.SOCK_DGRAM)\n"
     )
 
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=REPOSITORY,
-    )
+    done = run_python(code, check=False)
 
     assert (done.returncode, done.stderr) == (0, "")
 
@@ -99,13 +93,7 @@ def test_the_guard_speaks_for_a_process_that_nobody_waits_for() -> None:
         "os.wait()\n"
     )
 
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        check=True,
-        cwd=REPOSITORY,
-    )
+    done = run_python(code, check=True)
 
     assert without_connections.TRACE in done.stderr
 

@@ -31,6 +31,15 @@ async def run_apart(work: Callable[[], T]) -> T:
     return await asyncio.wrap_future(done)
 
 
+async def run_for(work: Callable[[], None], *, name: str, timeout_s: float) -> bool:
+    """Run `work` for at most so long, then leave it to its thread; return whether it has ended."""
+    # A daemon thread, unlike an executor's, does not keep the process from ending.
+    thread = threading.Thread(target=work, name=name, daemon=True)
+    thread.start()
+    await asyncio.to_thread(thread.join, timeout_s)
+    return not thread.is_alive()
+
+
 def is_working_apart() -> bool:
     """Whether some such work is not done yet."""
     return any(thread.name == _NAME for thread in threading.enumerate())

@@ -2,12 +2,11 @@
 
 import asyncio
 import logging
-import threading
 from pathlib import Path
 
 from beicli.artifact.directory import EngineArtifact, read_manifest
 from beicli.errors import ArtifactError, EngineError, ServerStartError
-from beicli.pipeline.apart import run_apart
+from beicli.pipeline.apart import run_apart, run_for
 from beicli.pipeline.golden import check_golden_answers
 from beicli.pipeline.pipeline import InferencePipeline
 from beicli.server.metrics import ServerMetrics
@@ -82,9 +81,5 @@ async def warm_up(pipeline: InferencePipeline) -> None:
 
 async def close_pipeline(pipeline: InferencePipeline) -> None:
     """Close the pipeline, unless a forward pass holds it up for too long."""
-    # A daemon thread, unlike an executor's, does not keep the process from ending.
-    thread = threading.Thread(target=pipeline.close, name="bei-close", daemon=True)
-    thread.start()
-    await asyncio.to_thread(thread.join, CLOSE_TIMEOUT_S)
-    if thread.is_alive():
+    if not await run_for(pipeline.close, name="bei-close", timeout_s=CLOSE_TIMEOUT_S):
         logger.error("a forward pass did not end within %g s; leaving it", CLOSE_TIMEOUT_S)

@@ -1,9 +1,8 @@
 """What there is around an application: its canary, who sends traces to a collector, a reload."""
 
-import asyncio
-import threading
 from dataclasses import dataclass
 
+from beicli.pipeline.apart import run_for
 from beicli.server.admin import Reload
 from beicli.server.canary import Canary
 from beicli.server.options import ServerOptions
@@ -37,7 +36,4 @@ def make_tracer(options: ServerOptions, *, model_name: str) -> RequestTracer | N
 
 async def close_tracer(tracer: RequestTracer) -> None:
     """Send what is left, unless the collector holds that up for too long."""
-    # A daemon thread, unlike an executor's, does not keep the process from ending.
-    thread = threading.Thread(target=tracer.close, name="bei-close-traces", daemon=True)
-    thread.start()
-    await asyncio.to_thread(thread.join, TRACES_CLOSE_TIMEOUT_S)
+    await run_for(tracer.close, name="bei-close-traces", timeout_s=TRACES_CLOSE_TIMEOUT_S)

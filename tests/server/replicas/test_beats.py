@@ -13,7 +13,7 @@ def test_what_one_process_beats_another_hears(tmp_path: Path) -> None:
     path = tmp_path / "beats"
     with (
         closing(Beats.create(path, num_replicas=2)) as heard,
-        closing(Beats(path, num_replicas=2)) as own,
+        closing(Beats.open(path, num_replicas=2)) as own,
     ):
         own.beat(1)
 

@@ -35,7 +35,7 @@ def test_whoever_holds_more_than_another_gives_way(counts: OpenConnections) -> N
 
 def test_what_one_process_writes_another_reads(counts: OpenConnections, path: Path) -> None:
     counts.write(0, 1)
-    with closing(OpenConnections(path, num_replicas=3)) as elsewhere:
+    with closing(OpenConnections.open(path, num_replicas=3)) as elsewhere:
         elsewhere.write(1, 0)
         assert counts.has_more_than_others(0)
 

@@ -5,10 +5,10 @@ its process was stopped.
 """
 
 import asyncio
-import mmap
-import struct
 import time
 from pathlib import Path
+
+from beicli.server.replicas.shared_numbers import SharedNumbers
 
 # A loop that does not turn for so long will not turn again.
 SILENCE_LIMIT_S = 60.0
@@ -20,34 +20,30 @@ BEAT_INTERVAL_S = 1.0
 # In the folder that replicas share.
 BEATS_NAME = "beats"
 
-_TIME = struct.Struct("=d")
-
 
 class Beats:
-    """The times in a file that each process maps, on the clock that all of a machine share.
+    """The times, on the clock that all processes of a machine share."""
 
-    In memory, so that a full disk silences nobody. Nothing is locked: everyone writes its own.
-    """
+    def __init__(self, times: SharedNumbers) -> None:
+        self._times = times
 
-    def __init__(self, path: Path, *, num_replicas: int) -> None:
+    @classmethod
+    def open(cls, path: Path, *, num_replicas: int) -> "Beats":
         """Map the times at `path`, which `create` has made."""
-        with path.open("r+b") as file:
-            self._times = mmap.mmap(file.fileno(), num_replicas * _TIME.size)
+        return cls(SharedNumbers(path, num_replicas=num_replicas))
 
     @classmethod
     def create(cls, path: Path, *, num_replicas: int) -> "Beats":
         """Make the file."""
-        path.write_bytes(bytes(num_replicas * _TIME.size))
-        return cls(path, num_replicas=num_replicas)
+        return cls(SharedNumbers.create(path, num_replicas=num_replicas, initial=0.0))
 
     def beat(self, number: int) -> None:
         """Say that the replica `number` is well, now."""
-        _TIME.pack_into(self._times, number * _TIME.size, time.monotonic())
+        self._times[number] = time.monotonic()
 
     def silent_for_s(self, number: int) -> float:
         """Return how long ago the replica `number` was well."""
-        (at,) = _TIME.unpack_from(self._times, number * _TIME.size)
-        return time.monotonic() - float(at)
+        return time.monotonic() - self._times[number]
 
     async def keep_beating(self, number: int) -> None:
         """Say so again and again while the event loop turns."""

@@ -85,8 +85,8 @@ async def _serve(
     names = model_names(options, [artifact.manifest for artifact in artifacts])
     metrics = metrics_of(names, MetricsPages(shared, share.number))
     front = Front(options, metrics, num_engines=len(names))
-    beats = Beats(shared / BEATS_NAME, num_replicas=options.num_replicas)
-    counts = OpenConnections(shared / COUNTS_NAME, num_replicas=options.num_replicas)
+    beats = Beats.open(shared / BEATS_NAME, num_replicas=options.num_replicas)
+    counts = OpenConnections.open(shared / COUNTS_NAME, num_replicas=options.num_replicas)
 
     def announce(url: str) -> None:
         obedience.has_served = True

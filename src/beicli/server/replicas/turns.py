@@ -5,36 +5,36 @@ late: of eight clients that stay, one of two replicas got all, three times in si
 holds more than another therefore waits a little before it asks.
 """
 
-import mmap
-import struct
 from pathlib import Path
 
-_COUNT = struct.Struct("=q")
+from beicli.server.replicas.shared_numbers import SharedNumbers
+
 # Of a replica that accepts nothing: nobody needs to wait for it.
 _AWAY = -1
 
 
 class OpenConnections:
-    """The counts of all replicas, in a file that each of them maps; everyone writes its own.
+    """The counts of all replicas.
 
-    Nothing is locked: a count that is read while it changes is off by one, and so is what follows.
+    A count that is read while it changes is off by one, and so is what follows.
     """
 
-    def __init__(self, path: Path, *, num_replicas: int) -> None:
+    def __init__(self, counts: SharedNumbers) -> None:
+        self._counts = counts
+
+    @classmethod
+    def open(cls, path: Path, *, num_replicas: int) -> "OpenConnections":
         """Map the counts at `path`, which `create` has made."""
-        self._num_replicas = num_replicas
-        with path.open("r+b") as file:
-            self._counts = mmap.mmap(file.fileno(), num_replicas * _COUNT.size)
+        return cls(SharedNumbers(path, num_replicas=num_replicas))
 
     @classmethod
     def create(cls, path: Path, *, num_replicas: int) -> "OpenConnections":
         """Make the file, with every replica away."""
-        path.write_bytes(_COUNT.pack(_AWAY) * num_replicas)
-        return cls(path, num_replicas=num_replicas)
+        return cls(SharedNumbers.create(path, num_replicas=num_replicas, initial=_AWAY))
 
     def write(self, number: int, count: int) -> None:
         """Say how many connections the replica `number` holds."""
-        _COUNT.pack_into(self._counts, number * _COUNT.size, count)
+        self._counts[number] = count
 
     def leave(self, number: int) -> None:
         """Say that the replica `number` accepts nothing, until it writes again."""
@@ -42,7 +42,7 @@ class OpenConnections:
 
     def has_more_than_others(self, number: int) -> bool:
         """Whether another replica that accepts holds fewer connections than `number` does."""
-        counts = [count for (count,) in _COUNT.iter_unpack(self._counts)]
+        counts = list(self._counts)
         return any(_AWAY < count < counts[number] for count in counts)
 
     def close(self) -> None:
